@@ -1,0 +1,40 @@
+# Paths are relative and tools run as modules, so that a checkout path with spaces works.
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: help setup demo test bench lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## create .venv with the pinned versions
+
+demo: $(READY)  ## one whole run with the default config
+	$(PY) -m kd_ray.cli run
+
+test: lint  ## lint, then every test
+	$(PY) -m pytest -m ""
+
+bench: $(READY)  ## measure kd_ray against the plain loop
+	$(PY) -m benchmarks
+
+lint: $(READY)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:  ## remove .venv, caches and build outputs; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv without a working pip was left half-made: start it again.
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "kd_ray needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" --version 2>/dev/null || echo missing);" \
+	      "name another: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=python3.12" >&2; exit 1; }; \
+	  "$(PYTHON)" -m venv --clear .venv; }
+	@echo "Installing into .venv; this happens once."
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,56 @@
+"""Losses with their gradients in the logits, written out: a step needs no autograd graph.
+
+Axes: C classes, K models of a pack, B rows. Classes come first here, since a softmax over the slowest axis runs
+several times faster on a CPU than one over a last axis of a few classes.
+`weight_KB` weighs rows and sums to 1 over each model's batch.
+"""
+
+import torch
+
+Loss = tuple[torch.Tensor, torch.Tensor]
+
+
+def cross_entropy(logits_CKB: torch.Tensor, label_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss:
+    """Return each model's weighted cross-entropy, shape [K], and its gradient in the logits."""
+    log_prob_CKB = logits_CKB.log_softmax(0)
+    index_1KB = label_KB.unsqueeze(0)
+    loss_K = -(log_prob_CKB.gather(0, index_1KB).squeeze(0) * weight_KB).sum(-1)
+    grad_CKB = log_prob_CKB.exp_()
+    grad_CKB.scatter_add_(0, index_1KB, grad_CKB.new_full((), -1.0).expand_as(index_1KB))
+    return loss_K, grad_CKB.mul_(weight_KB)
+
+
+def softened_divergence(
+    logits_CKB: torch.Tensor, soft_CKB: torch.Tensor, temperature_K: torch.Tensor, weight_KB: torch.Tensor
+) -> Loss:
+    """Return T² · KL(soft ‖ softmax(logits / T)) weighted over rows, shape [K], and its gradient.
+
+    `soft_CKB` is the ensemble's distribution, softened by the same T. The factor T² keeps the gradient's size
+    comparable across temperatures: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural
+    Network", section 2. The gradient in the logits is T · (softmax(logits / T) - soft).
+    """
+    temperature_K1 = temperature_K.unsqueeze(-1)
+    log_prob_CKB = (logits_CKB / temperature_K1).log_softmax(0)
+    log_soft_CKB = soft_CKB.clamp_min(torch.finfo(soft_CKB.dtype).tiny).log_()
+    divergence_KB = ((log_soft_CKB - log_prob_CKB) * soft_CKB).sum(0)
+    loss_K = (divergence_KB * weight_KB).sum(-1) * temperature_K**2
+    grad_CKB = log_prob_CKB.exp_().sub_(soft_CKB)
+    return loss_K, grad_CKB.mul_(weight_KB * temperature_K1)
+
+
+def distillation(
+    logits_CKB: torch.Tensor,
+    soft_CKB: torch.Tensor,
+    label_KB: torch.Tensor,
+    *,
+    temperature_K: torch.Tensor,
+    alpha_KB: torch.Tensor,
+    weight_KB: torch.Tensor,
+) -> Loss:
+    """Return alpha · T² · KL(ensemble_T ‖ student_T) + (1 - alpha) · CE(label), shape [K], and its gradient.
+
+    `alpha_KB` is a row's own: 1 where its label is unknown (`label_KB` may then hold any class).
+    """
+    soft_K, grad_CKB = softened_divergence(logits_CKB, soft_CKB, temperature_K, weight_KB * alpha_KB)
+    hard_K, hard_grad_CKB = cross_entropy(logits_CKB, label_KB, weight_KB * (1 - alpha_KB))
+    return soft_K + hard_K, grad_CKB.add_(hard_grad_CKB)

@@ -1,0 +1,61 @@
+"""A config's mistakes as lines for a person: the key, what it must be, what came."""
+
+import difflib
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    lines: dict[str, str] = {}
+    for item in error.errors():
+        if item["type"] == "whole_line":
+            lines.setdefault(item["msg"], item["msg"])
+            continue
+        keys, node, field = _resolve(item["loc"], root)
+        key = ".".join(keys)
+        if item["type"] == "extra_forbidden" and node is not None:
+            lines.setdefault(key, _unknown_key(key, keys[-1], list(node.model_fields)))
+            continue
+        allowed = (field.json_schema_extra or {}).get("allowed") if field is not None else None
+        lines.setdefault(key, f"{key or 'config'}: must be {allowed or item['msg']}; got {_short(item['input'])}")
+    return [line for key, line in lines.items() if not any(other.startswith(f"{key}.") for other in lines)]
+
+
+def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], Any, Any]:
+    """Follow `loc` through the models: its dotted keys, the section it ends in, and the field."""
+    node: Any = root
+    field = None
+    keys: list[str] = []
+    for part in loc:
+        if isinstance(part, int) or node is None:
+            continue
+        if part in node.model_fields:
+            keys.append(part)
+            field = node.model_fields[part]
+            below = _section_of(field.annotation)
+            if below is None and part != loc[-1]:
+                return keys, node, field
+            node = below or node
+        elif part in ("Resources", "int", "float", "literal['auto']") or "[" in part:
+            continue
+        else:
+            keys.append(part)
+            field = None
+    return keys, node, field
+
+
+def _section_of(annotation: Any) -> Any:
+    candidates = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _unknown_key(key: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{key}: unknown key; {hint}allowed here: {', '.join(known)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

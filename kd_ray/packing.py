@@ -1,0 +1,120 @@
+"""K networks of one architecture as one batched computation: forward, backward, weights in and out.
+
+Every layer is one batched matrix product over the members, and the gradient is written out by hand straight
+into one flat buffer, which the optimizer then updates in one call: what a small network loses on a CPU or a
+GPU is overhead per operation, and here the pack pays it once. Each member's slice of every product is computed
+as if it were alone, so a member does not depend on who shares its pack.
+
+Axes: K members, B rows, D features, I and O units in and out of a layer, C classes, P parameters of all members.
+"""
+
+import numpy as np
+import torch
+
+from kd_ray.models import MLP
+
+_ALIGN = 16  # floats in a cache line: what updates all weights in one loop then has no scalar tail
+_DROP_BITS = 1 << 16
+
+
+class PackedMLP:
+    """K MLPs side by side. `flat_P` holds all weights, `grad_P` their gradients, in the same order."""
+
+    def __init__(self, spec: MLP, members: int, device: str = "cpu") -> None:
+        self.spec = spec
+        self.members = members
+        self._blocks: list[tuple[int, tuple[int, int, int]]] = []
+        size = 0
+        for units_in, units_out in spec.layers:
+            for rows in (units_in, 1):
+                self._blocks.append((size, (members, rows, units_out)))
+                size += -(-members * rows * units_out // _ALIGN) * _ALIGN
+        self.flat_P = torch.zeros(size, device=device)
+        self.grad_P = torch.zeros_like(self.flat_P)
+        self._weights = self._views(self.flat_P)
+        self._grads = self._views(self.grad_P)
+        self._seen: list[torch.Tensor] = []
+
+    def _views(self, flat_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each layer's weight_KIO and bias_K1O, contiguous: a batched product can then write straight into them."""
+        views = [flat_P[start : start + shape[0] * shape[1] * shape[2]].view(shape) for start, shape in self._blocks]
+        return list(zip(views[::2], views[1::2], strict=True))
+
+    def load(self, member: int, weights: dict[str, torch.Tensor]) -> None:
+        """Set one member's weights, named and shaped as in `MLP.module().state_dict()`."""
+        for (weight_name, bias_name), (weight_KIO, bias_K1O) in zip(
+            self.spec.parameter_names(), self._weights, strict=True
+        ):
+            weight_KIO[member].copy_(weights[weight_name].T)
+            bias_K1O[member, 0].copy_(weights[bias_name])
+
+    def weights(self, member: int) -> dict[str, torch.Tensor]:
+        """Return a copy of one member's weights on the CPU, as `MLP.module().load_state_dict` takes them."""
+        named = {}
+        for (weight_name, bias_name), (weight_KIO, bias_K1O) in zip(
+            self.spec.parameter_names(), self._weights, strict=True
+        ):
+            named[weight_name] = weight_KIO[member].T.cpu().contiguous()
+            named[bias_name] = bias_K1O[member, 0].cpu().clone()
+        return named
+
+    def forward(self, x_KBD: torch.Tensor, dropout: list[np.random.Generator] | None = None) -> torch.Tensor:
+        """Return logits_KBC. With `dropout` (a random stream a member) it drops units and remembers the way back."""
+        self._seen = [x_KBD]
+        last = len(self._weights) - 1
+        hidden = x_KBD
+        for layer, (weight_KIO, bias_K1O) in enumerate(self._weights):
+            hidden = torch.baddbmm(bias_K1O, hidden, weight_KIO)
+            if layer < last:
+                hidden.relu_()
+                rate = self.spec.dropout[layer]
+                if dropout is not None and rate:
+                    hidden.mul_(_kept(dropout, hidden, rate)).mul_(1 / (1 - rate))
+                self._seen.append(hidden)
+        return hidden
+
+    def backward(self, grad_KBC: torch.Tensor) -> None:
+        """Write the gradients of all weights into `grad_P`, from the last forward's and that in its logits.
+
+        A unit that ReLU or dropout put to zero passes nothing back, and one look at its output tells both.
+        """
+        grad = grad_KBC
+        for layer in range(len(self._weights) - 1, -1, -1):
+            weight_grad_KIO, bias_grad_K1O = self._grads[layer]
+            torch.bmm(self._seen[layer].mT, grad, out=weight_grad_KIO)
+            torch.sum(grad, 1, keepdim=True, out=bias_grad_K1O)
+            if layer:
+                grad = torch.bmm(grad, self._weights[layer][0].mT)
+                torch.ops.aten.threshold_backward.grad_input(grad, self._seen[layer], 0.0, grad_input=grad)
+                if self.spec.dropout[layer - 1]:
+                    grad.mul_(1 / (1 - self.spec.dropout[layer - 1]))
+        self._seen = []
+
+    def finite(self) -> np.ndarray:
+        """Return for each member, shape [K], whether all its weights are finite."""
+        finite_KL = [part.isfinite().all(-1).all(-1) for pair in self._weights for part in pair]
+        return np.asarray(torch.stack(finite_KL).all(0).cpu())
+
+    def logits(self, x_BD: torch.Tensor, *, rows_at_once: int = 512) -> torch.Tensor:
+        """Return logits_KBC of the same rows for every member, without dropout, `rows_at_once` at a time."""
+        out_KBC = x_BD.new_empty(self.members, len(x_BD), self.spec.n_classes)
+        for start in range(0, len(x_BD), rows_at_once):
+            chunk_BD = x_BD[start : start + rows_at_once]
+            out_KBC[:, start : start + rows_at_once] = self.forward(chunk_BD.expand(self.members, -1, -1))
+        self._seen = []
+        return out_KBC
+
+
+def _kept(streams: list[np.random.Generator], like_KBO: torch.Tensor, rate: float) -> torch.Tensor:
+    """Return 1 for a unit to keep and 0 for one to drop, each member's from its own stream: 16 random bits a unit.
+
+    They are drawn on the host on purpose: a member then drops the same units on a GPU as on a CPU.
+    """
+    members, rows, units = like_KBO.shape
+    words = -(-rows * units // 4)
+    bits = np.empty((members, words), np.uint64)
+    for member, stream in enumerate(streams):
+        bits[member] = stream.bit_generator.random_raw(words)
+    below = round(rate * _DROP_BITS) - _DROP_BITS // 2
+    drawn = torch.from_numpy(bits.view(np.int16)[:, : rows * units])
+    return (drawn.to(like_KBO.device) >= below).view(members, rows, units).to(like_KBO.dtype)

@@ -1,0 +1,180 @@
+"""The whole way: make the data, train the teachers, have them label, distill the student, measure what was kept.
+
+Each stage reads what earlier ones wrote to the run directory. A finished stage is not run again.
+"""
+
+import contextlib
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kd_ray import data, evaluate, soft_targets, student, teachers
+from kd_ray.config import Config
+from kd_ray.ensemble import TEACHERS_MANIFEST
+from kd_ray.errors import KdRayError
+from kd_ray.progress import Progress, Report, Silent
+from kd_ray.rundir import RunDir, fingerprint
+from kd_ray.session import Session
+from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run gives back: `evaluation` as in evaluation.json, and where the files are."""
+
+    path: str
+    config: Config
+    evaluation: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def student_path(self) -> str:
+        return f"{self.path}/student/model.safetensors"
+
+
+def run(
+    config: Config | str | Path | None = None,
+    *,
+    name: str | None = None,
+    storage: str | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Do a whole run, or take up one that was cut short, and return its result.
+
+    `config` is a Config or the path of a YAML file; the default is the recommended recipe. `name` and `storage`
+    go before the config's. `address` joins a Ray cluster; without it (and without RAY_ADDRESS) a private
+    node is started and stopped. Raises KdRayError, whose message is meant for the user.
+    """
+    if not isinstance(config, Config):
+        config = Config() if config is None else Config.from_yaml(config)
+    config = config.model_copy(update={"name": name or config.name, "storage": storage or config.storage})
+    here = RunDir.at(config.storage, config.name)
+    with here.writing(), Session(address, dashboard=config.student.workers != "auto") as session:
+        return _Steps(config, here, session, progress or Silent()).all()
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """Return what each stage is a function of: its config, its inputs' fingerprints, the format of its files.
+
+    Where and how fast something is computed (resources, packs, workers) does not count.
+    """
+    made = fingerprint("data", config.data.model_dump())
+    teachers_knobs = config.teachers.model_dump(exclude={"count", "resources", "pack_size"})
+    member = fingerprint("teachers", config.seed, teachers_knobs, made)
+    labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), config.teachers.count, member)
+    distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
+    measured = fingerprint("evaluation", distilled)
+    return {
+        "data": made,
+        "teachers": member,
+        "soft_targets": labelled,
+        "student": distilled,
+        "evaluation": measured,
+    }
+
+
+class _Steps:
+    """The stages of one run, in order, and the record of them in run.json."""
+
+    def __init__(self, config: Config, here: RunDir, session: Session, progress: Progress) -> None:
+        self.config, self.run, self.session, self.progress = config, here, session, progress
+        self.prints = fingerprints(config)
+        self.record = self._earlier_record()
+
+    def all(self) -> Result:
+        config, run, session, prints = self.config, self.run, self.session, self.prints
+        run.write_bytes("config.yaml", config.to_yaml().encode())
+        self.step("data", DATA_MANIFEST, lambda report: data.prepare(config.data, run, prints["data"]))
+        self._say_if_batches_are_cut()
+        self.step(
+            "teachers",
+            TEACHERS_MANIFEST,
+            lambda report: teachers.train(
+                config.teachers, run, session, report, seed=config.seed, fingerprint=prints["teachers"]
+            ),
+        )
+        self.step(
+            "soft_targets",
+            SOFT_TARGETS_MANIFEST,
+            lambda report: soft_targets.label(
+                config.soft_targets,
+                config.teachers,
+                run,
+                session,
+                report,
+                seed=config.seed,
+                fingerprint=prints["soft_targets"],
+            ),
+        )
+        self.step(
+            "student",
+            STUDENT_MANIFEST,
+            lambda report: student.distill(
+                config.student, run, session, report, seed=config.seed, fingerprint=prints["student"]
+            ),
+        )
+        self.step(
+            "evaluation",
+            evaluate.MANIFEST,
+            lambda report: evaluate.measure(config, run, report, fingerprint=prints["evaluation"]),
+        )
+        return Result(
+            path=str(run),
+            config=config,
+            evaluation=run.read_json(evaluate.FILE),
+            seconds={name: stage["seconds"] for name, stage in self.record["stages"].items()},
+        )
+
+    def finished(self, name: str, manifest: str) -> bool:
+        found = self.run.finished(manifest, self.prints[name])
+        if found is None or name not in self.record["stages"]:
+            return False
+        return name != "teachers" or found.summary["members"] == self.config.teachers.count
+
+    def step(self, name: str, manifest: str, work: Callable[[Report], dict[str, Any]]) -> None:
+        """Run a stage unless it is finished, and record it."""
+        if self.finished(name, manifest):
+            self.progress.skip(name)
+            return
+        begun = time.perf_counter()
+        with self.progress.stage(name) as report:
+            summary = work(report)
+        facts = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
+        self.record["stages"][name] = {
+            "fingerprint": self.prints[name],
+            "seconds": round(time.perf_counter() - begun, 3),
+            "driver_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **facts,
+        }
+        self.run.write_json("run.json", self.record)
+
+    def _earlier_record(self) -> dict[str, Any]:
+        versions = {
+            package: version(package) for package in ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
+        }
+        stages: dict[str, Any] = {}
+        if self.run.exists("run.json"):
+            with contextlib.suppress(KdRayError, AttributeError, TypeError):
+                stages |= self.run.read_json("run.json")["stages"]
+        return {
+            "versions": {"python": platform.python_version(), **versions},
+            "host": platform.node(),
+            "stages": stages,
+        }
+
+    def _say_if_batches_are_cut(self) -> None:
+        rows = Dataset.open(self.run).schema["rows"]["train"]
+        for key, size in (
+            ("teachers", self.config.teachers.batch_size),
+            ("student", self.config.student.batch_size),
+        ):
+            if size > rows:
+                self.progress.note(
+                    f"{key}.batch_size {size} is more than the {rows} training rows: a step takes them all"
+                )

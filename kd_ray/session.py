@@ -1,0 +1,152 @@
+"""The only ray.init: a private node of our own, or a cluster that is already there."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from kd_ray.errors import ResourceError, UserError
+from kd_ray.scheduling import Ask
+
+_TOKEN = secrets.token_hex(32)  # of this process's private nodes
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+}
+_UNSAFE = (
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
+)
+
+
+class Session:
+    """Ray for one run. Nothing starts before the first use; `close` ends what was started."""
+
+    def __init__(self, address: str | None = None, *, dashboard: bool = False) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        self.is_local = self.address in (None, "local")
+        self._dashboard = dashboard
+        self._environment: dict[str, str | None] = {}
+        self._started = False
+        self._is_ours = True
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ready(self) -> None:
+        """Start or join Ray unless that is done. Raises ResourceError where no cluster answers."""
+        if not self._started:
+            self._started = True
+            self._start()
+
+    def _start(self) -> None:
+        for name in _UNSAFE:
+            if os.environ.get(name, "0").lower() not in ("", "0", "false"):
+                raise UserError(f"{name}: must be unset, it lets data files run code; unset it and run again")
+        self._set_environment()
+        import ray
+
+        if ray.is_initialized():
+            self._is_ours = False
+            return
+        # Ray read its switches when it was imported; these two make it look again.
+        core: Any = ray._raylet
+        core.Config.initialize("")
+        core.AuthenticationTokenLoader.instance().reset_cache()
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        if self.is_local:
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=self._dashboard,
+                dashboard_host="127.0.0.1",
+                **quiet,
+            )
+        else:
+            try:
+                ray.init(address=self.address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                raise ResourceError(
+                    f"--address: no Ray cluster of this version answers at {self.address}: "
+                    f"{str(error).strip().splitlines()[0]}"
+                ) from None
+        _hush()
+
+    def _set_environment(self) -> None:
+        wanted = dict(_QUIET)
+        if self.is_local:
+            wanted |= {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": _TOKEN,
+                "RAY_BACKEND_LOG_LEVEL": "fatal",
+            }
+        for name, value in wanted.items():
+            if name in os.environ and name in _QUIET:
+                continue
+            self._environment[name] = os.environ.get(name)
+            os.environ[name] = value
+
+    def close(self) -> None:
+        """Shut down what was started and put the environment back."""
+        if self._started and self._is_ours:
+            import ray
+
+            ray.shutdown()
+        self._started = False
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._environment = {}
+
+    def nodes(self) -> list[dict[str, float]]:
+        """Return the total resources of each node alive."""
+        self.ready()
+        import ray
+
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def total(self, resource: str) -> float:
+        return sum(node.get(resource, 0.0) for node in self.nodes())
+
+    def slots(self, ask: Ask, *, stage: str, at_least: int = 1) -> int:
+        """Return how many of `ask` fit at once. Raises ResourceError where fewer than `at_least` ever do."""
+        nodes = self.nodes()
+        slots = ask.slots(nodes)
+        if slots < at_least:
+            have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
+            raise ResourceError(
+                f"{stage}: asks for {at_least} x {ask}, the cluster has {len(nodes)} node(s): {have}; "
+                "ask for less or add nodes"
+            )
+        return slots
+
+
+def _hush() -> None:
+    """Keep Ray's libraries to warnings on this process's terminal; their failures come as exceptions."""
+    import logging
+
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def killed_after(actors: list[Any]) -> Iterator[list[Any]]:
+    """Yield `actors` and kill whatever is in the list at the end, however it came to an end."""
+    import ray
+
+    try:
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)

@@ -1,0 +1,62 @@
+"""YAML as a config needs it: safe, without PyYAML's surprises."""
+
+import re
+from typing import Any
+
+import yaml
+
+from kd_ray.errors import ConfigError
+
+MAX_BYTES = 1 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses aliases and duplicate keys and reads `1e-3` as a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise ConfigError(
+                f"line {event.start_mark.line + 1}: YAML aliases (*{event.anchor}) are not allowed; write the value out"
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: keys must be text, got {key!r}")
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 as PyYAML reads it wants a dot in a float, so that 1e-3 would be a string.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse(text: str) -> Any:
+    """Return what `text` says. Raises ConfigError where it is not YAML, or YAML we refuse."""
+    if len(text.encode()) > MAX_BYTES:
+        raise ConfigError(f"the file must be at most {MAX_BYTES:,} bytes; this one is larger")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where}not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError("the file is nested too deeply to be a config") from None
+    except ValueError as error:
+        raise ConfigError(f"not valid YAML: {error}") from None
+
+
+def dump(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
