@@ -74,12 +74,13 @@ def run(
     from kd_ray import summary
     from kd_ray.progress import Lines, Live
 
-    terminal = Console(stderr=True)
+    # A descriptor of its own: standard error is put aside while Ray starts.
+    terminal = Console(file=os.fdopen(os.dup(2), "w"))
     if terminal.is_terminal:
         with Live(terminal) as live:
             result = _run(resolved, address, live)
     else:
-        result = _run(resolved, address, Lines(lambda line: print(line, file=sys.stderr, flush=True)))
+        result = _run(resolved, address, Lines(lambda line: print(line, file=terminal.file, flush=True)))
     if as_json:
         typer.echo(json.dumps(result.evaluation, indent=2))
     else:

@@ -177,12 +177,12 @@ class Teachers(Section):
 
 class Transfer(Section):
     kind: Literal["none", "noise", "mixup", "swap"] = _knob(
-        "noise",
+        "mixup",
         "rows synthesized for the ensemble to label: Gaussian noise, mixup of two rows, columns swapped in from "
         "another row, or none",
         "none, noise, mixup or swap",
     )
-    factor: Whole = _knob(10, "synthesized rows for each training row", "a whole number in [1, 1000]", ge=1, le=1000)
+    factor: Whole = _knob(30, "synthesized rows for each training row", "a whole number in [1, 1000]", ge=1, le=1000)
     noise: Number = _knob(0.3, "standard deviation of the noise, in those of the feature", _POSITIVE, gt=0)
     swap: Number = _knob(0.3, "chance of a column to come from another row", "a number in (0, 1]", gt=0, le=1)
 
@@ -205,14 +205,14 @@ class Student(Section):
         "logits", "what of the members is averaged", "logits or probabilities"
     )
     epochs: Whole = _knob(
-        50,
+        300,
         "as many steps as that many passes over the training rows; a larger transfer set adds none",
         _EPOCHS,
         ge=1,
     )
     batch_size: Whole = _knob(64, "rows a step", "a whole number >= 1", ge=1)
-    learning_rate: Number = _knob(3e-3, "of Adam", _POSITIVE, gt=0)
-    weight_decay: Number = _knob(1e-4, "of Adam (added to the gradient)", "a number >= 0", ge=0)
+    learning_rate: Number = _knob(2e-3, "of Adam", _POSITIVE, gt=0)
+    weight_decay: Number = _knob(1e-5, "of Adam (added to the gradient)", "a number >= 0", ge=0)
     schedule: Literal["constant", "cosine"] = _knob("cosine", "learning rate over the steps", "constant or cosine")
     replicas: Whole = _knob(
         4,
@@ -321,7 +321,7 @@ def annotated_yaml() -> str:
                 write(value, depth + 1)
                 continue
             lines.append(f"{pad}# {field.description} ({_allowed(field)})")
-            lines.append(f"{pad}{yaml_io.dump({name: value}).strip()}")
+            lines.append(f"{pad}{name}: {yaml_io.dump_inline(value)}")
 
     write(Config(), 0)
     return "\n".join(lines) + "\n"

@@ -12,25 +12,27 @@ import pyarrow as pa
 from safetensors.numpy import save
 
 from kd_ray import tables
-from kd_ray.config import Data, GeneratorOptions
+from kd_ray.config import Config, GeneratorOptions, Split
 from kd_ray.errors import DataError
+from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
+from kd_ray.session import Session
 
 ROWS_PER_FILE = 131_072
 SPLITS = ("train", "valid", "test")
 
 
-def prepare(config: Data, run: RunDir, fingerprint: str) -> dict[str, Any]:
+def prepare(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Make the data and write it. Returns rows a split. Raises DataError."""
-    features_ND, label_N = _generate(config.options)
+    features_ND, label_N = _generate(config.data.options)
     row_id_N = np.arange(len(label_N))
     n_classes = int(label_N.max()) + 1
-    _check_classes(label_N, config.options.n_classes, "the data")
-    parts = _split(row_id_N, label_N, config)
+    _check_classes(label_N, config.data.options.n_classes, "the data")
+    parts = _split(row_id_N, config.data.split)
     for name, ids in parts.items():
-        _check_classes(label_N[ids], n_classes, f"the {name} split") if len(ids) else None
+        if len(ids):
+            _check_classes(label_N[ids], n_classes, f"the {name} split")
     mean_D, scale_D = _fit_scaler(features_ND[parts["train"]])
-    run.remove(tables.DATA_MANIFEST)
     run.remove("data")
     files = [run.write_bytes("data/preprocess.safetensors", save({"mean": mean_D, "scale": scale_D}))]
     for name, ids in parts.items():
@@ -48,6 +50,7 @@ def prepare(config: Data, run: RunDir, fingerprint: str) -> dict[str, Any]:
     files.append(run.write_json("data/schema.json", schema))
     manifest = Manifest(fingerprint=fingerprint, files=files, summary={"rows": rows})
     run.write_bytes(tables.DATA_MANIFEST, manifest.to_json())
+    report(1, 1, ", ".join(f"{count:,} {name}" for name, count in rows.items() if count) + " rows")
     return manifest.summary
 
 
@@ -63,7 +66,7 @@ def _generate(options: GeneratorOptions) -> tuple[np.ndarray, np.ndarray]:
     return features_ND, label_N.astype(np.int64)
 
 
-def _split(row_id_N: np.ndarray, label_N: np.ndarray, config: Data) -> dict[str, np.ndarray]:
+def _split(row_id_N: np.ndarray, config: Split) -> dict[str, np.ndarray]:
     """Cut off the test rows, then the validation rows from what is left; ids ascend within a split."""
     from sklearn.model_selection import train_test_split
 
@@ -73,11 +76,11 @@ def _split(row_id_N: np.ndarray, label_N: np.ndarray, config: Data) -> dict[str,
             return ids, ids[:0]
         if held >= len(ids):
             raise DataError(f"data.split.{key}: must leave rows to train on; it takes {held} of {len(ids)} rows")
-        kept, cut_off = train_test_split(ids, test_size=held, random_state=config.split.seed)
+        kept, cut_off = train_test_split(ids, test_size=held, random_state=config.seed)
         return np.sort(kept), np.sort(cut_off)
 
-    rest, test = cut(row_id_N, config.split.test, "test")
-    train, valid = cut(rest, config.split.valid, "valid")
+    rest, test = cut(row_id_N, config.test, "test")
+    train, valid = cut(rest, config.valid, "valid")
     return {"train": train, "valid": valid, "test": test}
 
 

@@ -15,15 +15,15 @@ from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.progress import Report
 from kd_ray.rundir import Manifest, RunDir
+from kd_ray.session import Session
 from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
 
 FILE = "evaluation.json"
 MANIFEST = "evaluation.manifest.json"
 
 
-def measure(config: knobs.Config, run: RunDir, report: Report, *, fingerprint: str) -> dict[str, Any]:
+def measure(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Write evaluation.json; every figure in it is of the test rows. Raises ManifestError."""
-    run.remove(MANIFEST)
     data = Dataset.open(run)
     test = data.rows("test")
     features_ND = torch.from_numpy(test.features_ND)

@@ -20,7 +20,29 @@ from kd_ray.errors import KdRayError
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.rundir import RunDir, fingerprint
 from kd_ray.session import Session
-from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST
+
+Work = Callable[[Config, RunDir, Session, Report, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: what does it, and the manifest that says it is done."""
+
+    name: str
+    work: Work
+    manifest: str
+
+
+NEEDS_RAY = ("teachers", "soft_targets")  # the student asks for it where it has workers
+
+STAGES = (
+    Stage("data", data.prepare, DATA_MANIFEST),
+    Stage("teachers", teachers.train, TEACHERS_MANIFEST),
+    Stage("soft_targets", soft_targets.label, SOFT_TARGETS_MANIFEST),
+    Stage("student", student.distill, STUDENT_MANIFEST),
+    Stage("evaluation", evaluate.measure, evaluate.MANIFEST),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +78,16 @@ def run(
     config = config.model_copy(update={"name": name or config.name, "storage": storage or config.storage})
     here = RunDir.at(config.storage, config.name)
     with here.writing(), Session(address, dashboard=config.student.workers != "auto") as session:
-        return _Steps(config, here, session, progress or Silent()).all()
+        here.write_bytes("config.yaml", config.to_yaml().encode())
+        steps = _Steps(config, here, session, progress or Silent())
+        for stage in STAGES:
+            steps.do(stage)
+    return Result(
+        path=str(here),
+        config=config,
+        evaluation=here.read_json(evaluate.FILE),
+        seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
+    )
 
 
 def fingerprints(config: Config) -> dict[str, str]:
@@ -87,93 +118,65 @@ class _Steps:
         self.prints = fingerprints(config)
         self.record = self._earlier_record()
 
-    def all(self) -> Result:
-        config, run, session, prints = self.config, self.run, self.session, self.prints
-        run.write_bytes("config.yaml", config.to_yaml().encode())
-        self.step("data", DATA_MANIFEST, lambda report: data.prepare(config.data, run, prints["data"]))
-        self._say_if_batches_are_cut()
-        self.step(
-            "teachers",
-            TEACHERS_MANIFEST,
-            lambda report: teachers.train(
-                config.teachers, run, session, report, seed=config.seed, fingerprint=prints["teachers"]
-            ),
-        )
-        self.step(
-            "soft_targets",
-            SOFT_TARGETS_MANIFEST,
-            lambda report: soft_targets.label(
-                config.soft_targets,
-                config.teachers,
-                run,
-                session,
-                report,
-                seed=config.seed,
-                fingerprint=prints["soft_targets"],
-            ),
-        )
-        self.step(
-            "student",
-            STUDENT_MANIFEST,
-            lambda report: student.distill(
-                config.student, run, session, report, seed=config.seed, fingerprint=prints["student"]
-            ),
-        )
-        self.step(
-            "evaluation",
-            evaluate.MANIFEST,
-            lambda report: evaluate.measure(config, run, report, fingerprint=prints["evaluation"]),
-        )
-        return Result(
-            path=str(run),
-            config=config,
-            evaluation=run.read_json(evaluate.FILE),
-            seconds={name: stage["seconds"] for name, stage in self.record["stages"].items()},
-        )
-
-    def finished(self, name: str, manifest: str) -> bool:
-        found = self.run.finished(manifest, self.prints[name])
-        if found is None or name not in self.record["stages"]:
-            return False
-        return name != "teachers" or found.summary["members"] == self.config.teachers.count
-
-    def step(self, name: str, manifest: str, work: Callable[[Report], dict[str, Any]]) -> None:
-        """Run a stage unless it is finished, and record it."""
-        if self.finished(name, manifest):
-            self.progress.skip(name)
+    def do(self, stage: Stage) -> None:
+        """Run a stage unless it is finished, and record it; what later stages made of its last result goes first."""
+        if self.finished(stage):
+            self.progress.skip(stage.name)
             return
+        self._forget_from(stage)
+        if stage.name in NEEDS_RAY:
+            self._start_ray()
         begun = time.perf_counter()
-        with self.progress.stage(name) as report:
-            summary = work(report)
-        facts = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
-        self.record["stages"][name] = {
-            "fingerprint": self.prints[name],
+        with self.progress.stage(stage.name) as report:
+            summary = stage.work(self.config, self.run, self.session, report, self.prints[stage.name])
+        facts: dict[str, Any] = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
+        self.record["stages"][stage.name] = {
+            "fingerprint": self.prints[stage.name],
             "seconds": round(time.perf_counter() - begun, 3),
             "driver_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **facts,
         }
         self.run.write_json("run.json", self.record)
+        if stage.name == "data":
+            self._say_if_batches_are_cut(summary["rows"]["train"])
+
+    def finished(self, stage: Stage) -> bool:
+        found = self.run.finished(stage.manifest, self.prints[stage.name])
+        if found is None or stage.name not in self.record["stages"]:
+            return False
+        return stage.name != "teachers" or found.summary["members"] == self.config.teachers.count
+
+    def _forget_from(self, stage: Stage) -> None:
+        for later in STAGES[STAGES.index(stage) :]:
+            self.run.remove(later.manifest)
+            self.record["stages"].pop(later.name, None)
+        self.run.remove(evaluate.FILE)
+
+    def _start_ray(self) -> None:
+        """Start Ray apart from the stages, so that a stage's seconds are its own."""
+        if self.session.started:
+            return
+        begun = time.perf_counter()
+        with self.progress.stage("ray"):
+            self.session.ready()
+        self.record["ray_start_seconds"] = round(time.perf_counter() - begun, 3)
 
     def _earlier_record(self) -> dict[str, Any]:
-        versions = {
-            package: version(package) for package in ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
-        }
-        stages: dict[str, Any] = {}
+        packages = ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
+        versions: dict[str, str] = {package: version(package) for package in packages}
+        stages: dict[str, dict[str, Any]] = {}
         if self.run.exists("run.json"):
-            with contextlib.suppress(KdRayError, AttributeError, TypeError):
-                stages |= self.run.read_json("run.json")["stages"]
+            with contextlib.suppress(KdRayError, KeyError, TypeError):
+                stages.update(self.run.read_json("run.json")["stages"])
         return {
             "versions": {"python": platform.python_version(), **versions},
             "host": platform.node(),
             "stages": stages,
         }
 
-    def _say_if_batches_are_cut(self) -> None:
-        rows = Dataset.open(self.run).schema["rows"]["train"]
-        for key, size in (
-            ("teachers", self.config.teachers.batch_size),
-            ("student", self.config.student.batch_size),
-        ):
+    def _say_if_batches_are_cut(self, rows: int) -> None:
+        for key in ("teachers", "student"):
+            size = getattr(self.config, key).batch_size
             if size > rows:
                 self.progress.note(
                     f"{key}.batch_size {size} is more than the {rows} training rows: a step takes them all"

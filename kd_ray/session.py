@@ -3,12 +3,15 @@
 import contextlib
 import os
 import secrets
+import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from kd_ray.errors import ResourceError, UserError
+from kd_ray.errors import KdRayError, ResourceError, UserError
 from kd_ray.scheduling import Ask
 
+CONNECT_SECONDS = 10
 _TOKEN = secrets.token_hex(32)  # of this process's private nodes
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,10 +36,11 @@ class Session:
         self.is_local = self.address in (None, "local")
         self._dashboard = dashboard
         self._environment: dict[str, str | None] = {}
-        self._started = False
+        self.started = False
         self._is_ours = True
 
     def __enter__(self) -> "Session":
+        _hush()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,8 +48,8 @@ class Session:
 
     def ready(self) -> None:
         """Start or join Ray unless that is done. Raises ResourceError where no cluster answers."""
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             self._start()
 
     def _start(self) -> None:
@@ -62,24 +66,31 @@ class Session:
         core: Any = ray._raylet
         core.Config.initialize("")
         core.AuthenticationTokenLoader.instance().reset_cache()
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-        if self.is_local:
-            ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=self._dashboard,
-                dashboard_host="127.0.0.1",
-                **quiet,
-            )
-        else:
-            try:
-                ray.init(address=self.address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-                raise ResourceError(
-                    f"--address: no Ray cluster of this version answers at {self.address}: "
-                    f"{str(error).strip().splitlines()[0]}"
-                ) from None
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        with _stderr_aside():
+            if self.is_local:
+                ray.init(
+                    address="local",
+                    num_cpus=len(os.sched_getaffinity(0)),
+                    include_dashboard=self._dashboard,
+                    dashboard_host="127.0.0.1",
+                    **quiet,
+                )
+            else:
+                self._join(quiet)
         _hush()
+
+    def _join(self, quiet: dict[str, Any]) -> None:
+        import ray
+
+        try:
+            _knock(str(self.address))
+            ray.init(address=self.address, **quiet)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ResourceError(
+                f"--address: a Ray {ray.__version__} cluster must answer at {self.address}, with RAY_AUTH_MODE and "
+                f"RAY_AUTH_TOKEN set as it was started; it says: {str(error).strip().splitlines()[0]}"
+            ) from None
 
     def _set_environment(self) -> None:
         wanted = dict(_QUIET)
@@ -97,11 +108,11 @@ class Session:
 
     def close(self) -> None:
         """Shut down what was started and put the environment back."""
-        if self._started and self._is_ours:
+        if self.started and self._is_ours:
             import ray
 
             ray.shutdown()
-        self._started = False
+        self.started = False
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -132,8 +143,34 @@ class Session:
         return slots
 
 
+def _knock(address: str) -> None:
+    """Raise OSError soon where nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _stderr_aside() -> Iterator[None]:
+    """Keep what Ray's core writes straight to file descriptor 2 off the terminal; show it where Ray fails."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except KdRayError:
+            raise
+        except Exception:
+            aside.seek(0)
+            os.write(kept, aside.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _hush() -> None:
-    """Keep Ray's libraries to warnings on this process's terminal; their failures come as exceptions."""
+    """Keep Ray's libraries to errors on this process's terminal; their failures come as exceptions."""
     import logging
 
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):

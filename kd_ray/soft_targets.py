@@ -31,31 +31,21 @@ POOL_ROWS = 1_000_000
 ROWS_AT_ONCE = 16_384
 
 
-def label(
-    config: knobs.SoftTargets,
-    teachers: knobs.Teachers,
-    run: RunDir,
-    session: Session,
-    report: Report,
-    *,
-    seed: int,
-    fingerprint: str,
-) -> dict[str, Any]:
+def label(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Label the transfer set and write its manifest. Raises ResourceError, ManifestError."""
-    data = Dataset.open(run)
-    synthesis = Synthesis(seed=seed, **config.transfer.model_dump())
+    data, wanted, members = Dataset.open(run), config.soft_targets, config.teachers.count
+    synthesis = Synthesis(seed=config.seed, **wanted.transfer.model_dump())
     ask = Ask(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
     slots = session.slots(ask, stage="soft_targets")
     total = len(Positions(data, "train")) * synthesis.copies
-    plan = shards(total, _rows_per_file(config, total, slots))
-    run.remove(SOFT_TARGETS_MANIFEST)
+    plan = shards(total, _rows_per_file(wanted, total, slots))
     run.remove("soft_targets")
-    spec = spec_of(teachers.model, data)
-    keep_members = config.member_log_probs and teachers.count * spec.n_classes <= MAX_MEMBER_VALUES
+    spec = spec_of(config.teachers.model, data)
+    keep_members = wanted.member_log_probs and members * spec.n_classes <= MAX_MEMBER_VALUES
     pool = ray.put(_pool(data)) if synthesis.needs_pool else None
     records: dict[int, FileRecord] = {}
     rows = 0
-    for record in _label_all(plan, (run, spec, teachers.count, synthesis, pool, keep_members), ask, slots):
+    for record in _label_all(plan, (run, spec, members, synthesis, pool, keep_members), ask, slots):
         number = record.pop("number")
         records[number] = FileRecord(**record)
         rows += record["rows"]
@@ -67,7 +57,7 @@ def label(
         "origins": {"train": total // synthesis.copies, synthesis.kind: total - total // synthesis.copies}
         if synthesis.copies > 1
         else {"train": total},
-        "teachers": teachers.count,
+        "teachers": members,
         "classes": data.schema["task"]["classes"],
         "temperature": 1.0,
         "member_log_probs": keep_members,

@@ -50,18 +50,15 @@ class Work:
     fingerprint: str
 
 
-def distill(
-    config: knobs.Student, run: RunDir, session: Session, report: Report, *, seed: int, fingerprint: str
-) -> dict[str, Any]:
+def distill(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Train the pack and write its files. Raises DivergedError, ManifestError, ResourceError, RunError."""
-    run.remove(STUDENT_MANIFEST)
     for role in ROLES:
         run.remove(role)
-    work = Work(config=config, run=run, seed=seed, fingerprint=fingerprint)
-    workers, use_gpu = _workers(config, session)
+    work = Work(config=config.student, run=run, seed=config.seed, fingerprint=fingerprint)
+    workers, use_gpu = _workers(config.student, session)
 
     def show(epoch: int, note: str) -> None:
-        report(epoch, config.epochs, f"epoch {epoch} of {config.epochs}{note}")
+        report(epoch, config.student.epochs, f"epoch {epoch} of {config.student.epochs}{note}")
 
     if workers:
         _train_on_workers(work, workers, use_gpu, show)

@@ -47,34 +47,31 @@ class Work:
     threads: int
 
 
-def train(
-    config: knobs.Teachers, run: RunDir, session: Session, report: Report, *, seed: int, fingerprint: str
-) -> dict[str, Any]:
-    """Train what is missing of `config.count` members. Raises TeacherFailedError, DivergedError, ResourceError.
+def train(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
+    """Train what is missing of `teachers.count` members. Raises TeacherFailedError, DivergedError, ResourceError.
 
     `fingerprint` stands for all that makes a member but its number.
     """
-    data = Dataset.open(run)
-    run.remove(TEACHERS_MANIFEST)
-    missing = [m for m in range(config.count) if not run.finished(record_of(m), member_fingerprint(fingerprint, m))]
+    data, wanted = Dataset.open(run), config.teachers
+    missing = [m for m in range(wanted.count) if not run.finished(record_of(m), member_fingerprint(fingerprint, m))]
     seconds = 0.0
     if missing:
-        ask, actors = _placement(config, session)
+        ask, actors = _placement(wanted, session)
         rows = data.rows("train")
         work = Work(
             run=run,
-            spec=spec_of(config.model, data),
-            recipe=recipe_of(config, len(rows.label_N)),
-            seed=seed,
+            spec=spec_of(wanted.model, data),
+            recipe=recipe_of(wanted, len(rows.label_N)),
+            seed=config.seed,
             fingerprint=fingerprint,
             threads=max(1, int(ask.cpus)),
         )
-        queue = PackQueue.of(packs(missing, actors, None if config.pack_size == "auto" else config.pack_size))
+        queue = PackQueue.of(packs(missing, actors, None if wanted.pack_size == "auto" else wanted.pack_size))
         table = ray.put((rows, data.rows("valid")))
         begun = time.perf_counter()
-        _train_all(queue, work, table, ask, actors, report, config.count)
+        _train_all(queue, work, table, ask, actors, report, wanted.count)
         seconds = time.perf_counter() - begun
-    return _commit(run, config.count, fingerprint, len(missing), seconds)
+    return _commit(run, wanted.count, fingerprint, len(missing), seconds)
 
 
 def recipe_of(config: knobs.Teachers, n_rows: int) -> Recipe:

@@ -15,6 +15,8 @@ from kd_ray.errors import DivergedError
 from kd_ray.losses import Loss
 from kd_ray.packing import PackedMLP
 
+DIVERGED_LOSS = 1e4  # nats a row: a network that says this of its training rows will not come back
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -121,7 +123,7 @@ def fit(
                 loss_K += step_loss_K
         share.sum_(loss_K)
         mean_K = loss_K.cpu().numpy() / recipe.steps
-        _check_finite(mean_K, pack, names, epoch)
+        _check_converges(mean_K, pack, names, epoch)
         yield mean_K
 
 
@@ -145,11 +147,11 @@ def _plan(
         yield from zip(rows, weights, strict=True)
 
 
-def _check_finite(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> None:
-    finite_K = np.isfinite(loss_K) & pack.finite()
-    if not finite_K.all():
-        member = int(np.argmin(finite_K))
+def _check_converges(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> None:
+    sound_K = np.isfinite(loss_K) & (loss_K < DIVERGED_LOSS) & pack.finite()
+    if not sound_K.all():
+        member = int(np.argmin(sound_K))
         raise DivergedError(
-            f"{names[member]}: the loss must stay finite; it became {loss_K[member]} in epoch {epoch + 1}; "
-            "lower the learning rate"
+            f"{names[member]}: diverged in epoch {epoch + 1}: the loss must stay below {DIVERGED_LOSS:g}; "
+            f"it became {loss_K[member]:g}; lower the learning rate"
         )

@@ -60,3 +60,8 @@ def parse(text: str) -> Any:
 
 def dump(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+
+
+def dump_inline(value: Any) -> str:
+    """Return a scalar or a list as it stands behind a key on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).removesuffix("...\n").strip()
