@@ -58,6 +58,7 @@ def _no_bool(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Auto = Literal["auto"]
+Count = Annotated[Whole, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -109,9 +110,7 @@ class Data(Section):
 
 class Model(Section):
     kind: Literal["mlp"] = _knob("mlp", "architecture", "mlp")
-    hidden: list[Annotated[Whole, Field(ge=1)]] = _knob(
-        [64, 32], "units of each hidden layer", "a list of whole numbers >= 1"
-    )
+    hidden: list[Count] = _knob([64, 32], "units of each hidden layer", "a list of whole numbers >= 1")
     dropout: list[Annotated[Number, Field(ge=0, lt=1)]] = _knob(
         [],
         "dropout after each hidden layer; [] for none",
@@ -127,9 +126,7 @@ class Model(Section):
 
 
 class TeacherModel(Model):
-    hidden: list[Annotated[Whole, Field(ge=1)]] = _knob(
-        [256, 128, 64], "units of each hidden layer", "a list of whole numbers >= 1"
-    )
+    hidden: list[Count] = _knob([256, 128, 64], "units of each hidden layer", "a list of whole numbers >= 1")
     dropout: list[Annotated[Number, Field(ge=0, lt=1)]] = _knob(
         [0.3, 0.3, 0.0],
         "dropout after each hidden layer; [] for none",
@@ -148,7 +145,7 @@ class TeacherModel(Model):
 class Resources(Section):
     cpus: Number = _knob(1.0, "CPU cores of one actor", "a number >= 0", ge=0)
     gpus: Number = _knob(0.0, "GPUs of one actor; a fraction shares one", "a number >= 0", ge=0)
-    actors: Whole | Auto = _knob("auto", "actors at once; auto: all that fit", "auto, or a whole number >= 1", ge=1)
+    actors: Count | Auto = _knob("auto", "actors at once; auto: all that fit", "auto, or a whole number >= 1")
 
 
 _EPOCHS = "a whole number >= 1"
@@ -167,11 +164,8 @@ class Teachers(Section):
     resources: Resources | Auto = _knob(
         "auto", "of one actor; auto: a GPU where there is one, else a core", "auto, or {cpus, gpus, actors}"
     )
-    pack_size: Whole | Auto = _knob(
-        "auto",
-        "members trained as one computation; auto: an equal part for each actor",
-        "auto, or a whole number >= 1",
-        ge=1,
+    pack_size: Count | Auto = _knob(
+        "auto", "members trained as one computation; auto: an equal part for each actor", "auto, or a whole number >= 1"
     )
 
 
@@ -192,8 +186,8 @@ class SoftTargets(Section):
     member_log_probs: bool = _knob(
         True, "keep each member's log-probabilities (where members x classes <= 1024)", "true or false"
     )
-    rows_per_file: Whole | Auto = _knob(
-        "auto", "rows of one Parquet file; auto: 131072", "auto, or a whole number >= 1", ge=1
+    rows_per_file: Count | Auto = _knob(
+        "auto", "rows of one Parquet file; auto: 131072", "auto, or a whole number >= 1"
     )
 
 
@@ -221,11 +215,10 @@ class Student(Section):
         ge=1,
         le=1024,
     )
-    workers: Whole | Auto = _knob(
+    workers: Count | Auto = _knob(
         "auto",
         "Ray Train workers; auto: in this process on a laptop, one a GPU on a cluster",
         "auto, or a whole number >= 1",
-        ge=1,
     )
 
 

@@ -7,14 +7,6 @@ from rich.table import Table
 
 from kd_ray.pipeline import Result
 
-_ROLES = {
-    "ensemble": "ensemble of {count}",
-    "teacher_mean": "mean teacher",
-    "student": "student",
-    "augmented_control": "augmented control",
-    "baseline": "baseline",
-}
-
 
 def show(result: Result, console: Console) -> None:
     """Print what each model scored, what was recovered, how long it took and where the files are."""
@@ -23,26 +15,34 @@ def show(result: Result, console: Console) -> None:
     table.add_column("model")
     for heading in ("parameters", "accuracy", "NLL"):
         table.add_column(heading, justify="right")
-    sizes = evaluation["parameters"]
-    for role, label in _ROLES.items():
-        if role not in evaluation["metrics"]:
-            continue
-        scores = evaluation["metrics"][role]
-        size = sizes.get({"ensemble": "ensemble", "teacher_mean": "teacher"}.get(role, "student"))
-        table.add_row(
-            label.format(count=result.config.teachers.count),
-            f"{size:,}",
-            f"{scores['accuracy']:.4f}",
-            f"{scores['nll']:.4f}",
-            style="bold" if role == "student" else None,
-        )
+    for label, size, scores in _models(result):
+        figures = (f"{size:,}", f"{scores['accuracy']:.4f}", f"{scores['nll']:.4f}")
+        table.add_row(label, *figures, style="bold" if label == "student" else None)
     console.print(table)
-    console.print(f"The student is {sizes['compression']:.0f} times smaller than the ensemble.", highlight=False)
+    compression = evaluation["parameters"]["compression"]
+    console.print(f"The student is {compression:.0f} times smaller than the ensemble.", highlight=False)
     for metric, label in (("accuracy", "accuracy"), ("nll", "NLL")):
         console.print(f"recovered, {label}: {recovered(evaluation['recovered'][metric])}", highlight=False)
     spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in result.seconds.items())
     console.print(f"seconds: {spent}", highlight=False)
     console.print(f"files: {result.path}", highlight=False, soft_wrap=True)
+
+
+def _models(result: Result) -> list[tuple[str, int, dict[str, float]]]:
+    """Each row of the table: a label, parameters, scores. What has several seeds shows their mean as well."""
+    evaluation, config = result.evaluation, result.config
+    scores, sizes = evaluation["metrics"], evaluation["parameters"]
+    rows = [
+        (f"ensemble of {config.teachers.count}", sizes["ensemble"], scores["ensemble"]),
+        ("mean teacher", sizes["teacher"], scores["teacher_mean"]),
+        ("student", sizes["student"], scores["student"]),
+    ]
+    seeds = config.student.replicas
+    for role in ("student", "augmented_control", "baseline"):
+        if role in scores and (seeds > 1 or role != "student"):
+            label = role.replace("_", " ") + (f", mean of {seeds}" if seeds > 1 else "")
+            rows.append((label, sizes["student"], evaluation["replica_means"][role]))
+    return rows
 
 
 def recovered(found: dict[str, Any]) -> str:

@@ -1,0 +1,61 @@
+"""One private Ray node for all tests here; runs join it, so that each does not pay for a start of its own."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from kd_ray import Config, Result, run
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "data": {
+        "options": {"n_samples": 603, "n_features": 8, "n_informative": 5, "n_redundant": 1, "n_classes": 3},
+        "split": {"valid": 0.1},
+    },
+    "teachers": {"count": 4, "model": {"hidden": [16, 8], "dropout": [0.2, 0.0]}, "epochs": 4, "batch_size": 32},
+    "soft_targets": {"transfer": {"kind": "noise", "factor": 2}},
+    "student": {"model": {"hidden": [8]}, "epochs": 4, "replicas": 2, "batch_size": 32},
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[None]:
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def do(node: None) -> Callable[..., Result]:
+    """Do a small run under a storage folder, with changes to its config."""
+
+    def do_run(storage: Path, **changes: Any) -> Result:
+        return run(Config.of(merged(SMALL, changes)), storage=str(storage))
+
+    return do_run
+
+
+@pytest.fixture(scope="session")
+def small(do: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A finished small run that tests read and do not change."""
+    return do(tmp_path_factory.mktemp("runs with a space"))
