@@ -87,6 +87,10 @@ def run(
         summary.show(result, Console())
 
 
+class _InterruptedRun(Exception):
+    """Ctrl-C or SIGTERM, past what typer makes of a KeyboardInterrupt."""
+
+
 def _run(config: Config, address: str | None, progress: "Progress") -> Any:
     """Run the pipeline; an error of ours goes with its traceback into the run's error.log."""
     from kd_ray import pipeline
@@ -94,8 +98,10 @@ def _run(config: Config, address: str | None, progress: "Progress") -> Any:
 
     try:
         return pipeline.run(config, address=address, progress=progress)
-    except (KdRayError, KeyboardInterrupt):
+    except KdRayError:
         raise
+    except KeyboardInterrupt:
+        raise _InterruptedRun from None
     except Exception as error:
         here = RunDir.at(config.storage, config.name)
         try:
@@ -131,7 +137,7 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"kd-ray: {line}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
+    except _InterruptedRun:
         print("kd-ray: interrupted; the same command takes the run up where it stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:

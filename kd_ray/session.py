@@ -3,8 +3,10 @@
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,7 +69,7 @@ class Session:
         core.Config.initialize("")
         core.AuthenticationTokenLoader.instance().reset_cache()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        with _stderr_aside():
+        with _stderr_aside(), _own_sigterm():
             if self.is_local:
                 ray.init(
                     address="local",
@@ -167,6 +169,19 @@ def _stderr_aside() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the program's way to end on SIGTERM: Ray puts its own in its place as it starts."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
 
 
 def _hush() -> None:

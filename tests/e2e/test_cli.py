@@ -1,0 +1,166 @@
+"""The command line as a person uses it: real processes, real Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+SMALL = [
+    "--set=data.options={n_samples: 500, n_features: 8, n_informative: 5, n_redundant: 1}",
+    "--set=teachers={count: 3, model: {hidden: [16]}, epochs: 3}",
+    "--set=student={model: {hidden: [8]}, epochs: 3, replicas: 1}",
+]
+SLOW_TEACHERS = "--set=teachers={count: 2, model: {hidden: [16]}, epochs: 100000}"
+SLOW_LABELS = "--set=soft_targets={transfer: {kind: noise, factor: 1000}, rows_per_file: 200}"
+SLOW_STUDENT = "--set=student={model: {hidden: [8]}, epochs: 100000, replicas: 1}"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "kd_ray.cli", *arguments]
+
+
+def kd_ray(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage with a space")
+
+
+@pytest.fixture(scope="module")
+def first(storage: Path) -> subprocess.CompletedProcess[str]:
+    return kd_ray("run", *SMALL, "--storage", str(storage), "--name", "first")
+
+
+def test_a_run_ends_with_a_table_on_standard_output_and_nothing_of_rays(
+    first: subprocess.CompletedProcess[str], storage: Path
+) -> None:
+    assert first.returncode == 0, first.stderr
+    for word in ("ensemble of 3", "mean teacher", "student", "augmented control", "baseline", "recovered, accuracy"):
+        assert word in first.stdout
+    assert f"files: {storage}/first" in first.stdout
+    said = first.stderr.splitlines()
+    stages = ("data", "ray", "teachers", "soft targets", "student", "evaluation", "note")
+    assert said
+    assert all(line.startswith(stages) for line in said), first.stderr
+
+
+def test_the_second_time_is_a_look_at_the_first(
+    first: subprocess.CompletedProcess[str], storage: Path, tmp_path: Path
+) -> None:
+    again = kd_ray("run", *SMALL, "--storage", str(storage), "--name", "first", "--json", cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stderr.count("finished before, kept") == 5
+    assert json.loads(again.stdout) == json.loads((storage / "first/evaluation.json").read_text())
+
+
+def test_running_a_written_config_again_finds_the_run_finished(
+    first: subprocess.CompletedProcess[str], storage: Path
+) -> None:
+    again = kd_ray("run", str(storage / "first/config.yaml"))
+    assert again.returncode == 0
+    assert again.stderr.count("finished before, kept") == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "teachers.count=0"], "teachers.count: must be a whole number >= 1; got 0"),
+        (["--set", "teachers"], "--set: must be KEY=VALUE"),
+        (["--name", "../x"], "name: must be 1 to 63 letters"),
+        (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["--storage", "/proc/nothing"], "/proc/nothing/default: cannot be written"),
+        (["--set", "data.options.n_classes=1"], "must have at least 2 classes"),
+        (["--set", "data.options.n_informative=40"], "data.options: make_classification refuses them"),
+        (["--set", "data.split.test=4999"], "the train split must have"),
+        (["--address", "127.0.0.1:1", *SMALL], "must answer at 127.0.0.1:1"),
+        (["--storage", "nosuch://x"], "storage: must be a folder or a URI"),
+    ],
+)
+def test_the_users_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    defaults = [] if "--storage" in arguments else ["--storage", str(tmp_path)]
+    done = kd_ray("run", *arguments, *defaults, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_and_config_and_version_print_and_end_well() -> None:
+    assert "Examples:" in kd_ray("run", "--help").stdout
+    assert "teachers:" in kd_ray("config").stdout
+    assert kd_ray("--version").stdout.startswith("kd-ray 0.")
+
+
+@pytest.mark.parametrize(
+    ("stage", "slow"),
+    [
+        ("ray: started", SLOW_TEACHERS),
+        ("teachers: 0", SLOW_TEACHERS),
+        ("soft targets: started", SLOW_LABELS),
+        ("student: epoch", SLOW_STUDENT),
+    ],
+)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(
+    tmp_path: Path, stage: str, slow: str, stop: signal.Signals
+) -> None:
+    arguments = [*SMALL, slow, "--storage", str(tmp_path)]
+    run = subprocess.Popen(command("run", *arguments), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    family: list[psutil.Process] = []
+    try:
+        for line in run.stderr:
+            if line.startswith(stage):
+                break
+        else:
+            pytest.fail(f"the run ended before {stage!r}")
+        time.sleep(0.5)
+        family = psutil.Process(run.pid).children(recursive=True)
+        begun = time.monotonic()
+        os.kill(run.pid, stop)
+        rest = run.stderr.read()
+        assert run.wait(timeout=30) == 130, rest
+        assert time.monotonic() - begun < 30
+        assert "the same command takes the run up where it stopped" in rest
+        assert "Traceback" not in rest
+        gone, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+    finally:
+        run.kill()
+        for process in family:
+            if process.is_running():
+                process.kill()
+    assert not (tmp_path / "default/evaluation.json").exists()
+
+
+def test_a_killed_run_is_taken_up_and_ends_in_the_same_student(
+    first: subprocess.CompletedProcess[str], storage: Path, tmp_path: Path
+) -> None:
+    arguments = ["run", *SMALL, "--storage", str(tmp_path), "--name", "first"]
+    run = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if line.startswith("soft targets: started"):
+            break
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    for process in family:
+        if process.is_running():
+            process.kill()
+    resumed = kd_ray(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "teachers: finished before, kept" in resumed.stderr
+    for role in ("student", "baseline", "augmented_control"):
+        file = f"first/{role}/model.safetensors"
+        assert (tmp_path / file).read_bytes() == (storage / file).read_bytes()
