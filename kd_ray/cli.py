@@ -87,7 +87,7 @@ def run(
         summary.show(result, Console())
 
 
-class _InterruptedRun(Exception):
+class InterruptedRunError(Exception):
     """Ctrl-C or SIGTERM, past what typer makes of a KeyboardInterrupt."""
 
 
@@ -101,7 +101,7 @@ def _run(config: Config, address: str | None, progress: "Progress") -> Any:
     except KdRayError:
         raise
     except KeyboardInterrupt:
-        raise _InterruptedRun from None
+        raise InterruptedRunError from None
     except Exception as error:
         here = RunDir.at(config.storage, config.name)
         try:
@@ -137,7 +137,7 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"kd-ray: {line}", file=sys.stderr)
         code = error.exit_code
-    except _InterruptedRun:
+    except InterruptedRunError:
         print("kd-ray: interrupted; the same command takes the run up where it stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:

@@ -71,6 +71,33 @@ class Share:
         return slice(self.rank * each, (self.rank + 1) * each)
 
 
+class Adam:
+    """Adam (Kingma & Ba 2015) with weight decay added to the gradient, as torch.optim.Adam's fused kernel does it.
+
+    The kernel is called directly: making a torch.optim.Adam imports torch's compiler, 1.2 s in every process.
+    """
+
+    def __init__(self, weights: torch.Tensor, grads: torch.Tensor, *, weight_decay: float) -> None:
+        self._tensors = ([weights], [grads], [torch.zeros_like(weights)], [torch.zeros_like(weights)])
+        self._step = torch.zeros((), device=weights.device)
+        self._weight_decay = weight_decay
+
+    def step(self, learning_rate: float) -> None:
+        """Update the weights in place from the gradients."""
+        torch._fused_adam_(
+            *self._tensors,
+            [],
+            [self._step.add_(1)],
+            lr=learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self._weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
 def take(table_NX: torch.Tensor, rows_KB: torch.Tensor) -> torch.Tensor:
     """Return table_NX[rows_KB], shape [K, B, X]; the flat selection is twice as fast as indexing by two axes."""
     return table_NX.index_select(0, rows_KB.reshape(-1)).unflatten(0, rows_KB.shape)
@@ -107,19 +134,16 @@ def fit(
     device = pack.flat_P.device
     feeds = [batches(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
     dropout = [s.dropout for s in streams]
-    parameter = torch.nn.Parameter(pack.flat_P, requires_grad=True)
-    parameter.grad = pack.grad_P
-    adam = torch.optim.Adam([parameter], weight_decay=recipe.weight_decay, fused=True)
+    adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
     for epoch in range(recipe.epochs):
         loss_K = torch.zeros(pack.members, device=device)
         with torch.no_grad():
             for step, (rows_KB, weight_KB) in enumerate(_plan(feeds, recipe, share, device)):
-                adam.param_groups[0]["lr"] = recipe.rate_at(epoch * recipe.steps + step)
                 logits_KBC = pack.forward(take(features_ND, rows_KB), dropout)
                 step_loss_K, grad_CKB = objective(logits_KBC.permute(2, 0, 1).contiguous(), rows_KB, weight_KB)
                 pack.backward(grad_CKB.permute(1, 2, 0).contiguous())
                 share.sum_(pack.grad_P)
-                adam.step()
+                adam.step(recipe.rate_at(epoch * recipe.steps + step))
                 loss_K += step_loss_K
         share.sum_(loss_K)
         mean_K = loss_K.cpu().numpy() / recipe.steps

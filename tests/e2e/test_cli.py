@@ -133,7 +133,7 @@ def test_an_interrupt_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(
         assert time.monotonic() - begun < 30
         assert "the same command takes the run up where it stopped" in rest
         assert "Traceback" not in rest
-        gone, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
     finally:
         run.kill()
