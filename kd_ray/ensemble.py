@@ -44,6 +44,17 @@ def load_ensemble(run: RunDir, spec: MLP, members: int, device: str = "cpu") -> 
     return pack
 
 
+def mean_in_order(logits_KNC: torch.Tensor) -> torch.Tensor:
+    """Return the mean over members, summed member by member: the same bits for a row wherever it stands.
+
+    torch's own mean adds in an order that depends on the shape.
+    """
+    total_NC = logits_KNC[0].clone()
+    for logits_NC in logits_KNC[1:]:
+        total_NC += logits_NC
+    return total_NC / len(logits_KNC)
+
+
 def average_log_probs(logits_KNC: torch.Tensor, averaging: str) -> torch.Tensor:
     """Return the ensemble's log-probabilities, shape [N, C], from its members' logits or log-probabilities.
 

@@ -96,11 +96,18 @@ class PackedMLP:
         return np.asarray(torch.stack(finite_KL).all(0).cpu())
 
     def logits(self, x_BD: torch.Tensor, *, rows_at_once: int = 512) -> torch.Tensor:
-        """Return logits_KBC of the same rows for every member, without dropout, `rows_at_once` at a time."""
+        """Return logits_KBC of the same rows for every member, without dropout, `rows_at_once` at a time.
+
+        The last rows are padded to as many: a product's kernels round by its shape, and so a row's logits are the
+        same bits in whatever company it comes.
+        """
         out_KBC = x_BD.new_empty(self.members, len(x_BD), self.spec.n_classes)
         for start in range(0, len(x_BD), rows_at_once):
             chunk_BD = x_BD[start : start + rows_at_once]
-            out_KBC[:, start : start + rows_at_once] = self.forward(chunk_BD.expand(self.members, -1, -1))
+            rows = len(chunk_BD)
+            if rows < rows_at_once:
+                chunk_BD = torch.nn.functional.pad(chunk_BD, (0, 0, 0, rows_at_once - rows))
+            out_KBC[:, start : start + rows] = self.forward(chunk_BD.expand(self.members, -1, -1))[:, :rows]
         self._seen = []
         return out_KBC
 

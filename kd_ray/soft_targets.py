@@ -15,7 +15,7 @@ import torch
 
 from kd_ray import config as knobs
 from kd_ray import tables
-from kd_ray.ensemble import load_ensemble, spec_of
+from kd_ray.ensemble import load_ensemble, mean_in_order, spec_of
 from kd_ray.errors import KdRayError, ManifestError
 from kd_ray.models import MLP
 from kd_ray.progress import Report
@@ -151,7 +151,7 @@ class Labeller:
             features_ND = parents.features_ND
         with torch.no_grad():
             logits_KNC = self.ensemble.logits(torch.from_numpy(np.array(features_ND)).to(self.device))
-            mean_NC = logits_KNC.mean(0).cpu().numpy()
+            mean_NC = mean_in_order(logits_KNC).cpu().numpy()
             log_probs_NX = logits_KNC.log_softmax(-1).half().permute(1, 0, 2).flatten(1).cpu().numpy()
         rows = len(row_id_N)
         columns = {
