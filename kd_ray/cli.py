@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kd_ray import __version__
-from kd_ray.config import Config, annotated_yaml, override
+from kd_ray import __version__, yaml_io
+from kd_ray.config import Config
 from kd_ray.errors import KdRayError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(
         changes.append(f"name={json.dumps(name)}")
     if storage is not None:
         changes.append(f"storage={json.dumps(storage)}")
-    resolved = Config.from_yaml(config, changes) if config else Config.of(override({}, changes), source="--set")
+    resolved = Config.from_yaml(config, changes) if config else Config.of(yaml_io.override({}, changes), source="--set")
     from rich.console import Console
 
     from kd_ray import summary
@@ -121,7 +121,7 @@ def _first_line(error: BaseException) -> str:
 @app.command(epilog="Example:  kd-ray config > my.yaml")
 def config() -> None:
     """Print the full default config with a comment for each knob."""
-    typer.echo(annotated_yaml(), nl=False)
+    typer.echo(yaml_io.annotated(Config()), nl=False)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

@@ -274,51 +274,8 @@ class Config(Section):
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         if overrides and isinstance(values, dict | None):
-            values = override(values or {}, overrides)
+            values = yaml_io.override(values or {}, overrides)
         return cls.of(values, source=str(path))
 
     def to_yaml(self) -> str:
         return yaml_io.dump(self.model_dump())
-
-
-def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return `values` with `a.b=VALUE` applied; VALUE is YAML. Raises ConfigError."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set: must be KEY=VALUE, such as teachers.count=24; got {assignment!r}")
-        *parents, leaf = key.strip().split(".")
-        node = values = dict(values)
-        for parent in parents:
-            child = node.get(parent)
-            node[parent] = dict(child) if isinstance(child, dict) else {}
-            node = node[parent]
-        try:
-            node[leaf] = yaml_io.parse(text)
-        except ConfigError as error:
-            raise ConfigError(f"--set {key}: {error}") from None
-    return values
-
-
-def annotated_yaml() -> str:
-    """Return the default config as YAML, each knob under a comment that says what it does and what it takes."""
-    lines: list[str] = []
-
-    def write(section: Section, depth: int) -> None:
-        pad = "  " * depth
-        for name, field in type(section).model_fields.items():
-            value = getattr(section, name)
-            if isinstance(value, Section):
-                lines.append(f"{pad}# {field.description}")
-                lines.append(f"{pad}{name}:")
-                write(value, depth + 1)
-                continue
-            lines.append(f"{pad}# {field.description} ({_allowed(field)})")
-            lines.append(f"{pad}{name}: {yaml_io.dump_inline(value)}")
-
-    write(Config(), 0)
-    return "\n".join(lines) + "\n"
-
-
-def _allowed(field: Any) -> str:
-    return str((field.json_schema_extra or {}).get("allowed", ""))

@@ -70,10 +70,11 @@ class Synthesis:
 
 
 def _splitmix(counter: np.ndarray | np.uint64) -> np.ndarray:
-    mixed = np.asarray(counter + _GOLDEN)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+    with np.errstate(over="ignore"):
+        mixed = np.asarray(counter + _GOLDEN)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from kd_ray.errors import ConfigError
 
@@ -62,6 +63,40 @@ def dump(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
 
 
-def dump_inline(value: Any) -> str:
-    """Return a scalar or a list as it stands behind a key on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).removesuffix("...\n").strip()
+def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return `values` with `a.b=VALUE` applied; VALUE is YAML. Raises ConfigError."""
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set: must be KEY=VALUE, such as teachers.count=24; got {assignment!r}")
+        *parents, leaf = key.strip().split(".")
+        node = values = dict(values)
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = dict(child) if isinstance(child, dict) else {}
+            node = node[parent]
+        try:
+            node[leaf] = parse(text)
+        except ConfigError as error:
+            raise ConfigError(f"--set {key}: {error}") from None
+    return values
+
+
+def annotated(section: BaseModel) -> str:
+    """Return a config as YAML, each knob under a comment that says what it does and what it takes."""
+    return "\n".join(_annotated(section, "")) + "\n"
+
+
+def _annotated(section: BaseModel, pad: str) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            lines += [f"{pad}# {field.description}", f"{pad}{name}:", *_annotated(value, pad + "  ")]
+            continue
+        extra = field.json_schema_extra
+        allowed = extra.get("allowed") if isinstance(extra, dict) else None
+        inline = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+        lines.append(f"{pad}# {field.description} ({allowed})")
+        lines.append(f"{pad}{name}: {inline.removesuffix('...' + chr(10)).strip()}")
+    return lines

@@ -1,0 +1,199 @@
+"""A config is read whole, and every mistake in it is one line that names the key, what came and what is allowed."""
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from kd_ray import yaml_io
+from kd_ray.config import Config, check_name
+from kd_ray.errors import ConfigError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def said(values: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        Config.of(values)
+    return str(caught.value)
+
+
+def sections(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += sections(field.annotation, (*path, name))
+    return found
+
+
+def nested(path: tuple[str, ...], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("path", sections(Config), ids=".".join)
+def test_an_unknown_key_is_refused_at_every_level(path: tuple[str, ...]) -> None:
+    key = ".".join((*path, "colour"))
+    assert f"config: {key}: unknown key; allowed here: " in said(nested((*path, "colour"), 1))
+
+
+def test_a_misspelt_key_is_answered_with_the_near_one() -> None:
+    assert "teachers.epoch: unknown key; did you mean 'epochs'?" in said({"teachers": {"epoch": 3}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("student.temperature", 0, "a number above 0"),
+        ("student.temperature", -1.5, "a number above 0"),
+        ("student.temperature", float("nan"), "a number above 0"),
+        ("student.temperature", float("inf"), "a number above 0"),
+        ("student.alpha", -0.1, "a number in [0, 1]"),
+        ("student.alpha", 1.1, "a number in [0, 1]"),
+        ("teachers.count", 0, "a whole number >= 1"),
+        ("teachers.count", 2.5, "a whole number >= 1"),
+        ("teachers.count", True, "a whole number >= 1"),
+        ("teachers.count", "12", "a whole number >= 1"),
+        ("teachers.epochs", -3, "a whole number >= 1"),
+        ("teachers.pack_size", 0, "auto, or a whole number >= 1"),
+        ("teachers.resources", 3, "auto, or {cpus, gpus, actors}"),
+        ("student.workers", "many", "auto, or a whole number >= 1"),
+        ("soft_targets.transfer.kind", "noize", "none, noise, mixup or swap"),
+        ("soft_targets.member_log_probs", 1, "true or false"),
+        ("data.split.test", 0, "a fraction in (0, 1), or a whole number of rows"),
+        ("data.split.test", 1.5, "a fraction in (0, 1), or a whole number of rows"),
+        ("data.source", "sql", "make_classification"),
+        ("teachers.model.dropout", [0.5], "[], or one number in [0, 1) for each hidden layer"),
+        ("teachers.model.hidden", 0, "a list of whole numbers >= 1"),
+        ("teachers", 3, "a mapping"),
+        ("storage", "", "a folder, or a URI such as s3://bucket/runs"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(key: str, value: Any, allowed: str) -> None:
+    assert said(nested(tuple(key.split(".")), value)) == f"config: {key}: must be {allowed}; got {value!r}"
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    lines = said({"teachers": {"count": 0, "epochs": 0}, "student": {"alpha": 2}, "colour": 1}).splitlines()
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a..b", "../x", "", "a\n", "a\0b", "-rf", ".hidden", "a" * 64, "a b"])
+def test_a_name_that_could_leave_the_storage_is_refused(name: str) -> None:
+    assert "name: must be 1 to 63 letters" in said({"name": name})
+    with pytest.raises(ConfigError):
+        check_name(name)
+
+
+def test_averaging_probabilities_needs_the_members_word() -> None:
+    values = {"student": {"averaging": "probabilities"}, "soft_targets": {"member_log_probs": False}}
+    assert "student.averaging: probabilities needs soft_targets.member_log_probs: true" in said(values)
+
+
+@pytest.mark.parametrize("hidden", [[], [5], [5, 4, 3, 2]])
+def test_default_dropout_fits_the_hidden_layers(hidden: list[int]) -> None:
+    dropout = Config.of({"teachers": {"model": {"hidden": hidden}}}).teachers.model.dropout
+    assert dropout == [0.3, 0.3, 0.0, 0.0][: len(hidden)]
+
+
+@pytest.mark.parametrize("values", [[], [1], "text", 3])
+def test_what_is_no_mapping_is_refused(values: Any) -> None:
+    assert "must be a mapping of keys to values" in said(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("a: 1\nb: {c: 1, c: 2}", "line 2: the key 'c' is given twice"),
+        ("a: &x [1, 2]\nb: [*x, *x]", "line 2: YAML aliases (*x) are not allowed"),
+        ("1: 2", "line 1: keys must be text, got 1"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("a: 2026-13-45", "not valid YAML"),
+        ("[" * 5000, "nested too deeply"),
+        ("#" * (1 << 20) + "\n", "must be at most 1,048,576 bytes"),
+    ],
+)
+def test_text_that_is_no_safe_yaml_is_refused_with_its_line(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=None) as caught:
+        yaml_io.parse(text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-3", 1e-3), ("1E5", 1e5), ("-2e+1", -20.0), (".5e-3", 5e-4)])
+def test_a_number_with_an_exponent_and_no_dot_is_a_number(text: str, number: float) -> None:
+    assert yaml_io.parse(f"a: {text}") == {"a": number}
+
+
+def test_overrides_go_before_the_file_and_read_as_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\nteachers: {count: 3}\n")
+    config = Config.from_yaml(file, ["teachers.count=5", "student.learning_rate=1e-3", "student.model.hidden=[4]"])
+    assert (config.name, config.teachers.count) == ("x", 5)
+    assert (config.student.learning_rate, config.student.model.hidden) == (1e-3, [4])
+
+
+@pytest.mark.parametrize("assignment", ["teachers", "=3", ""])
+def test_an_override_that_is_no_assignment_is_refused(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="--set: must be KEY=VALUE"):
+        yaml_io.override({}, [assignment])
+
+
+def test_the_file_is_named_where_it_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        Config.from_yaml(tmp_path / "none.yaml")
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"name: \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin\.yaml: must be UTF-8"):
+        Config.from_yaml(latin)
+
+
+def test_a_config_survives_its_own_yaml() -> None:
+    config = Config.of({"student": {"weight_decay": 1e-5, "workers": 2}, "teachers": {"resources": {"gpus": 0.5}}})
+    assert Config.of(yaml_io.parse(config.to_yaml())) == config
+
+
+def test_the_printed_config_is_the_default_with_a_comment_for_each_knob() -> None:
+    lines = yaml_io.annotated(Config()).splitlines()
+    assert Config.of(yaml.safe_load("\n".join(lines))) == Config()
+    for above, line in itertools.pairwise(lines):
+        assert line.lstrip().startswith("#") or above.lstrip().startswith("# ")
+
+
+def test_the_examples_are_what_they_say() -> None:
+    assert Config.from_yaml(EXAMPLES / "default.yaml") == Config()
+    article = Config.from_yaml(EXAMPLES / "article.yaml")
+    assert article.soft_targets.transfer.kind == "none"
+    assert (article.student.temperature, article.student.alpha, article.student.schedule) == (3.0, 0.7, "constant")
+    assert (article.student.epochs, article.student.weight_decay, article.data.split.valid) == (50, 1e-4, 0.0)
+
+
+KEYS = st.sampled_from(
+    ["name", "seed", "data", "teachers", "student", "split", "test", "model", "hidden", "count", "x"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES)
+def test_any_value_is_a_config_or_a_config_error(values: Any) -> None:
+    with contextlib.suppress(ConfigError):
+        Config.of(values)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab:-[]{}&*!#'\"\n 1e.|>%@,?", max_size=40))
+def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        yaml_io.parse(text)

@@ -1,0 +1,41 @@
+"""The tree of errors is as drawn, and each survives the way out of a worker."""
+
+import pickle
+
+import pytest
+
+from kd_ray import errors
+from kd_ray.errors import KdRayError
+
+
+def tree(base: type[KdRayError]) -> list[type[KdRayError]]:
+    return [base, *(found for child in base.__subclasses__() for found in tree(child))]
+
+
+@pytest.mark.parametrize("kind", tree(KdRayError))
+def test_every_error_survives_pickling(kind: type[KdRayError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("what must hold; what came")))
+    assert type(error) is kind
+    assert str(error) == "what must hold; what came"
+
+
+def test_the_drawn_tree_names_every_error_below_its_parent() -> None:
+    assert errors.__doc__
+    depth: list[str] = []
+    for line in errors.__doc__.splitlines():
+        words = line.replace("│", " ").replace("├── ", "    ").replace("└── ", "    ")
+        name = words.split()[0] if words.split() else ""
+        kind = getattr(errors, name, None)
+        if kind is None:
+            continue
+        level = (len(words) - len(words.lstrip()) - 4) // 4
+        depth = [*depth[:level], name]
+        if level:
+            assert kind.__base__.__name__ == depth[level - 1]
+    drawn = {kind.__name__ for kind in tree(KdRayError) if kind.__name__ in errors.__doc__}
+    assert drawn == {kind.__name__ for kind in tree(KdRayError)}
+
+
+def test_the_users_mistakes_exit_with_2_and_ours_with_1() -> None:
+    assert {kind.exit_code for kind in tree(errors.UserError)} == {2}
+    assert {kind.exit_code for kind in tree(errors.RunError)} == {1}
