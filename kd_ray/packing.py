@@ -34,6 +34,14 @@ class PackedMLP:
         self._weights = self._views(self.flat_P)
         self._grads = self._views(self.grad_P)
         self._seen: list[torch.Tensor] = []
+        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
+
+    def _buffer(self, use: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return memory that is written anew each step; fresh memory would cost more in page faults than its use."""
+        found = self._buffers.get((use, layer))
+        if found is None or found.shape != shape:
+            found = self._buffers[use, layer] = torch.empty(shape, dtype=dtype, device=self.flat_P.device)
+        return found
 
     def _views(self, flat_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each layer's weight_KIO and bias_K1O, contiguous: a batched product can then write straight into them."""
@@ -59,19 +67,38 @@ class PackedMLP:
         return named
 
     def forward(self, x_KBD: torch.Tensor, dropout: list[np.random.Generator] | None = None) -> torch.Tensor:
-        """Return logits_KBC. With `dropout` (a random stream a member) it drops units and remembers the way back."""
+        """Return logits_KBC, in memory that the next call writes over.
+
+        With `dropout` (a random stream a member) it drops units and remembers the way back.
+        """
         self._seen = [x_KBD]
-        last = len(self._weights) - 1
+        members, rows = x_KBD.shape[:2]
         hidden = x_KBD
         for layer, (weight_KIO, bias_K1O) in enumerate(self._weights):
-            hidden = torch.baddbmm(bias_K1O, hidden, weight_KIO)
-            if layer < last:
+            out_KBO = self._buffer("out", layer, (members, rows, weight_KIO.shape[-1]))
+            hidden = torch.baddbmm(bias_K1O, hidden, weight_KIO, out=out_KBO)
+            if layer < len(self.spec.hidden):
                 hidden.relu_()
                 rate = self.spec.dropout[layer]
                 if dropout is not None and rate:
-                    hidden.mul_(_kept(dropout, hidden, rate)).mul_(1 / (1 - rate))
+                    self._drop(hidden, layer, rate, dropout)
                 self._seen.append(hidden)
         return hidden
+
+    def _drop(self, hidden_KBO: torch.Tensor, layer: int, rate: float, streams: list[np.random.Generator]) -> None:
+        """Drop units and scale up the rest, each member's from its own stream: 16 random bits a unit.
+
+        They are drawn on the host on purpose: a member then drops the same units on a GPU as on a CPU.
+        """
+        members, rows, units = hidden_KBO.shape
+        words = -(-rows * units // 4)
+        bits = torch.from_numpy(
+            np.stack([stream.bit_generator.random_raw(words) for stream in streams]).view(np.int16)[:, : rows * units]
+        )
+        below = round(rate * _DROP_BITS) - _DROP_BITS // 2
+        keep = self._buffer("keep", layer, (members, rows, units))
+        keep.copy_((bits.to(keep.device) >= below).view(members, rows, units))
+        hidden_KBO.mul_(keep).mul_(1 / (1 - rate))
 
     def backward(self, grad_KBC: torch.Tensor) -> None:
         """Write the gradients of all weights into `grad_P`, from the last forward's and that in its logits.
@@ -81,11 +108,13 @@ class PackedMLP:
         grad = grad_KBC
         for layer in range(len(self._weights) - 1, -1, -1):
             weight_grad_KIO, bias_grad_K1O = self._grads[layer]
-            torch.bmm(self._seen[layer].mT, grad, out=weight_grad_KIO)
+            seen = self._seen[layer]
+            torch.bmm(seen.mT, grad, out=weight_grad_KIO)
             torch.sum(grad, 1, keepdim=True, out=bias_grad_K1O)
             if layer:
-                grad = torch.bmm(grad, self._weights[layer][0].mT)
-                torch.ops.aten.threshold_backward.grad_input(grad, self._seen[layer], 0.0, grad_input=grad)
+                below = self._buffer("grad", layer, tuple(seen.shape))
+                grad = torch.bmm(grad, self._weights[layer][0].mT, out=below)
+                torch.ops.aten.threshold_backward.grad_input(grad, seen, 0.0, grad_input=grad)
                 if self.spec.dropout[layer - 1]:
                     grad.mul_(1 / (1 - self.spec.dropout[layer - 1]))
         self._seen = []
@@ -110,18 +139,3 @@ class PackedMLP:
             out_KBC[:, start : start + rows] = self.forward(chunk_BD.expand(self.members, -1, -1))[:, :rows]
         self._seen = []
         return out_KBC
-
-
-def _kept(streams: list[np.random.Generator], like_KBO: torch.Tensor, rate: float) -> torch.Tensor:
-    """Return 1 for a unit to keep and 0 for one to drop, each member's from its own stream: 16 random bits a unit.
-
-    They are drawn on the host on purpose: a member then drops the same units on a GPU as on a CPU.
-    """
-    members, rows, units = like_KBO.shape
-    words = -(-rows * units // 4)
-    bits = np.empty((members, words), np.uint64)
-    for member, stream in enumerate(streams):
-        bits[member] = stream.bit_generator.random_raw(words)
-    below = round(rate * _DROP_BITS) - _DROP_BITS // 2
-    drawn = torch.from_numpy(bits.view(np.int16)[:, : rows * units])
-    return (drawn.to(like_KBO.device) >= below).view(members, rows, units).to(like_KBO.dtype)

@@ -98,9 +98,15 @@ class Adam:
         )
 
 
-def take(table_NX: torch.Tensor, rows_KB: torch.Tensor) -> torch.Tensor:
-    """Return table_NX[rows_KB], shape [K, B, X]; the flat selection is twice as fast as indexing by two axes."""
-    return table_NX.index_select(0, rows_KB.reshape(-1)).unflatten(0, rows_KB.shape)
+def take(table_NX: torch.Tensor, rows_KB: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Return table_NX[rows_KB], shape [K, B, X], in `out` where its shape fits.
+
+    The flat selection is twice as fast as indexing by two axes, and memory that is used again spares page faults,
+    which took most of the time of a large batch.
+    """
+    shape = (*rows_KB.shape, table_NX.shape[1])
+    into = out.flatten(0, 1) if out is not None and out.shape == shape else None
+    return torch.index_select(table_NX, 0, rows_KB.reshape(-1), out=into).view(shape)
 
 
 def batches(rows: np.ndarray, batch_size: int, shuffle: np.random.Generator) -> Iterator[np.ndarray]:
@@ -135,11 +141,13 @@ def fit(
     feeds = [batches(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
     dropout = [s.dropout for s in streams]
     adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
+    x_KBD = None
     for epoch in range(recipe.epochs):
         loss_K = torch.zeros(pack.members, device=device)
         with torch.no_grad():
             for step, (rows_KB, weight_KB) in enumerate(_plan(feeds, recipe, share, device)):
-                logits_KBC = pack.forward(take(features_ND, rows_KB), dropout)
+                x_KBD = take(features_ND, rows_KB, out=x_KBD)
+                logits_KBC = pack.forward(x_KBD, dropout)
                 step_loss_K, grad_CKB = objective(logits_KBC.permute(2, 0, 1).contiguous(), rows_KB, weight_KB)
                 pack.backward(grad_CKB.permute(1, 2, 0).contiguous())
                 share.sum_(pack.grad_P)

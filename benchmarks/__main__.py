@@ -1,0 +1,37 @@
+"""Run the benchmarks, all or those named, and print one table."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import labelling, recovery, speed
+from benchmarks.harness import Row, machine, table
+
+BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
+    "speed": speed.against_plain,
+    "students": speed.students,
+    "labelling": labelling.labelling,
+    "article": recovery.article,
+    "draws": recovery.draws,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--runs", type=int, default=3, help="repetitions of what is timed (default 3)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.names or BENCHMARKS:
+            print(f"running {name} ...", file=sys.stderr, flush=True)
+            rows += BENCHMARKS[name](Path(folder), arguments.runs)
+    print(f"Measured on {machine()}.\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
