@@ -176,7 +176,7 @@ class Transfer(Section):
         "another row, or none",
         "none, noise, mixup or swap",
     )
-    factor: Whole = _knob(30, "synthesized rows for each training row", "a whole number in [1, 1000]", ge=1, le=1000)
+    factor: Whole = _knob(40, "synthesized rows for each training row", "a whole number in [1, 1000]", ge=1, le=1000)
     noise: Number = _knob(0.3, "standard deviation of the noise, in those of the feature", _POSITIVE, gt=0)
     swap: Number = _knob(0.3, "chance of a column to come from another row", "a number in (0, 1]", gt=0, le=1)
 
@@ -199,7 +199,7 @@ class Student(Section):
         "logits", "what of the members is averaged", "logits or probabilities"
     )
     epochs: Whole = _knob(
-        300,
+        400,
         "as many steps as that many passes over the training rows; a larger transfer set adds none",
         _EPOCHS,
         ge=1,

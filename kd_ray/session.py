@@ -58,12 +58,12 @@ class Session:
         for name in _UNSAFE:
             if os.environ.get(name, "0").lower() not in ("", "0", "false"):
                 raise UserError(f"{name}: must be unset, it lets data files run code; unset it and run again")
-        self._set_environment()
         import ray
 
         if ray.is_initialized():
             self._is_ours = False
             return
+        self._set_environment()
         # Ray read its switches when it was imported; these two make it look again.
         core: Any = ray._raylet
         core.Config.initialize("")

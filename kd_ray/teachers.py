@@ -88,14 +88,12 @@ def recipe_of(config: knobs.Teachers, n_rows: int) -> Recipe:
 def _placement(config: knobs.Teachers, session: Session) -> tuple[Ask, int]:
     """Return what an actor asks for and how many there may be at once."""
     given = config.resources
-    if isinstance(given, knobs.Resources):
-        ask = Ask(cpus=given.cpus, gpus=given.gpus)
-    else:
-        ask = Ask(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
-    slots = session.slots(ask, stage="teachers")
-    if isinstance(given, knobs.Resources) and given.actors != "auto":
-        slots = session.slots(ask, stage="teachers", at_least=given.actors) and given.actors
-    return ask, min(slots, config.count)
+    if given == "auto":
+        given = knobs.Resources(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
+    ask = Ask(cpus=given.cpus, gpus=given.gpus)
+    wanted = 1 if given.actors == "auto" else given.actors
+    slots = session.slots(ask, stage="teachers", at_least=wanted)
+    return ask, min(slots if given.actors == "auto" else wanted, config.count)
 
 
 def _train_all(queue: PackQueue, work: Work, table: Any, ask: Ask, actors: int, report: Report, count: int) -> None:

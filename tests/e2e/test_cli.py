@@ -102,17 +102,19 @@ def test_help_and_config_and_version_print_and_end_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "slow"),
+    ("stop", "stage", "slow"),
     [
-        ("ray: started", SLOW_TEACHERS),
-        ("teachers: 0", SLOW_TEACHERS),
-        ("soft targets: started", SLOW_LABELS),
-        ("student: epoch", SLOW_STUDENT),
+        (signal.SIGINT, "data: started", SLOW_TEACHERS),
+        (signal.SIGINT, "ray: started", SLOW_TEACHERS),
+        (signal.SIGINT, "teachers: 0", SLOW_TEACHERS),
+        (signal.SIGINT, "soft targets: started", SLOW_LABELS),
+        (signal.SIGINT, "student: epoch", SLOW_STUDENT),
+        (signal.SIGTERM, "ray: started", SLOW_TEACHERS),
+        (signal.SIGTERM, "teachers: 0", SLOW_TEACHERS),
     ],
 )
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(
-    tmp_path: Path, stage: str, slow: str, stop: signal.Signals
+    tmp_path: Path, stop: signal.Signals, stage: str, slow: str
 ) -> None:
     arguments = [*SMALL, slow, "--storage", str(tmp_path)]
     run = subprocess.Popen(command("run", *arguments), stderr=subprocess.PIPE, text=True, start_new_session=True)
