@@ -3,8 +3,10 @@
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -76,6 +78,7 @@ class Session:
                     num_cpus=len(os.sched_getaffinity(0)),
                     include_dashboard=self._dashboard,
                     dashboard_host="127.0.0.1",
+                    runtime_env=quoted_python(),
                     **quiet,
                 )
             else:
@@ -169,6 +172,16 @@ def _stderr_aside() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def quoted_python() -> dict[str, str] | None:
+    """Return what `ray.init` must be told where the interpreter's path has a space.
+
+    Ray starts a worker that has an environment of its own, as Ray Train's have, by a shell, with the path unquoted:
+    it then never starts, and Ray waits for it for ever.
+    """
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 @contextlib.contextmanager

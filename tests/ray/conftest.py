@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from kd_ray import Config, Result, run
+from kd_ray.session import quoted_python
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -40,6 +41,7 @@ def node() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=200 * 2**20,
+        runtime_env=quoted_python(),
     )
     yield
     ray.shutdown()
