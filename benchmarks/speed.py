@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Row, kd_ray, process, spread
-from kd_ray.losses import Loss, distillation
+from kd_ray.losses import Loss, distillation, negentropy
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.training import Recipe, Streams, fit, take
@@ -56,6 +56,7 @@ def students(storage: Path, runs: int) -> list[Row]:
     rng = np.random.default_rng(0)
     features_ND = torch.from_numpy(rng.normal(size=(4000, 20)).astype(np.float32))
     soft_NC = torch.from_numpy(rng.dirichlet((1, 1), 4000).astype(np.float32))
+    negentropy_N = negentropy(soft_NC, -1)
     label_N = torch.from_numpy(rng.integers(0, 2, 4000))
     recipe = Recipe(epochs=10, steps=63, batch_size=64, learning_rate=1e-3, weight_decay=1e-4)
     spec = MLP.of(n_features=20, hidden=[64, 32], n_classes=2, dropout=[])
@@ -68,7 +69,14 @@ def students(storage: Path, runs: int) -> list[Row]:
 
         def objective(logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss:
             soft_CKB = take(soft_NC, rows_KB).permute(2, 0, 1).contiguous()
-            return distillation(logits_CKB, soft_CKB, label_N.take(rows_KB), weight_KB=weight_KB, **how)
+            return distillation(
+                logits_CKB,
+                soft_CKB,
+                label_N.take(rows_KB),
+                weight_KB=weight_KB,
+                negentropy_KB=negentropy_N.take(rows_KB),
+                **how,
+            )
 
         streams = [Streams.of(0, k) for k in range(members)]
         pack = PackedMLP(spec, members)

@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_ray import __version__, yaml_io
+from kd_ray import __version__, interrupts, yaml_io
 from kd_ray.config import Config
 from kd_ray.errors import KdRayError
 
@@ -124,13 +123,9 @@ def config() -> None:
     typer.echo(yaml_io.annotated(Config()), nl=False)
 
 
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 our failure, 2 the user's mistake, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _stop)
+    interrupts.listen()
     try:
         app(standalone_mode=True)
     except KdRayError as error:
@@ -139,7 +134,7 @@ def main() -> None:
         code = error.exit_code
     except InterruptedRunError:
         print("kd-ray: interrupted; the same command takes the run up where it stopped", file=sys.stderr)
-        code = 130
+        interrupts.leave()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -13,7 +13,7 @@ from kd_ray import config as knobs
 from kd_ray import tables
 from kd_ray.ensemble import average_log_probs
 from kd_ray.errors import ManifestError
-from kd_ray.losses import Loss, distillation
+from kd_ray.losses import Loss, distillation, negentropy
 from kd_ray.rundir import RunDir
 from kd_ray.tables import SOFT_TARGETS_MANIFEST
 from kd_ray.training import Objective, take
@@ -117,6 +117,7 @@ def objective(members: list[Member], transfer: TransferSet, averaging: str, devi
     kinds = sorted({member.temperature for member in members if member.alpha} or {1.0})
     n_rows = len(transfer.row_id_N)
     soft_XC = torch.from_numpy(np.concatenate([transfer.soft_targets(t, averaging) for t in kinds])).to(device)
+    negentropy_X = negentropy(soft_XC, -1)
     first_K1 = torch.tensor([[kinds.index(m.temperature) * n_rows if m.alpha else 0] for m in members], device=device)
     label_N = torch.from_numpy(transfer.parent_label_N).to(device)
     unknown_N = torch.from_numpy(transfer.label_N < 0).to(device)
@@ -125,13 +126,15 @@ def objective(members: list[Member], transfer: TransferSet, averaging: str, devi
     temperature_K = torch.tensor([m.temperature for m in members], device=device, dtype=torch.float32)
 
     def loss(logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss:
+        soft_rows_KB = rows_KB + first_K1
         return distillation(
             logits_CKB,
-            take(soft_XC, rows_KB + first_K1).permute(2, 0, 1).contiguous(),
+            take(soft_XC, soft_rows_KB).permute(2, 0, 1).contiguous(),
             label_N.take(rows_KB),
             temperature_K=temperature_K,
             alpha_KB=torch.where(unknown_N.take(rows_KB) & soft_K1, 1.0, alpha_K1),
             weight_KB=weight_KB,
+            negentropy_KB=negentropy_X.take(soft_rows_KB),
         )
 
     return loss

@@ -20,20 +20,31 @@ def cross_entropy(logits_CKB: torch.Tensor, label_KB: torch.Tensor, weight_KB: t
     return loss_K, grad_CKB.mul_(weight_KB)
 
 
+def negentropy(soft: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Return Σ soft · log soft over `dim`, the part of the divergence that no student changes."""
+    return torch.special.xlogy(soft, soft).sum(dim)
+
+
 def softened_divergence(
-    logits_CKB: torch.Tensor, soft_CKB: torch.Tensor, temperature_K: torch.Tensor, weight_KB: torch.Tensor
+    logits_CKB: torch.Tensor,
+    soft_CKB: torch.Tensor,
+    temperature_K: torch.Tensor,
+    weight_KB: torch.Tensor,
+    negentropy_KB: torch.Tensor | None = None,
 ) -> Loss:
     """Return T² · KL(soft ‖ softmax(logits / T)) weighted over rows, shape [K], and its gradient.
 
-    `soft_CKB` is the ensemble's distribution, softened by the same T. The factor T² keeps the gradient's size
-    comparable across temperatures: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural
-    Network", section 2. The gradient in the logits is T · (softmax(logits / T) - soft).
+    `soft_CKB` is the ensemble's distribution, softened by the same T; `negentropy_KB` is its own where that is known
+    beforehand. The factor T² keeps the gradient's size comparable across temperatures: Hinton, Vinyals & Dean 2015,
+    "Distilling the Knowledge in a Neural Network", section 2. The gradient in the logits is
+    T · (softmax(logits / T) - soft).
     """
+    if negentropy_KB is None:
+        negentropy_KB = negentropy(soft_CKB)
     temperature_K1 = temperature_K.unsqueeze(-1)
     log_prob_CKB = (logits_CKB / temperature_K1).log_softmax(0)
-    log_soft_CKB = soft_CKB.clamp_min(torch.finfo(soft_CKB.dtype).tiny).log_()
-    divergence_KB = ((log_soft_CKB - log_prob_CKB) * soft_CKB).sum(0)
-    loss_K = (divergence_KB * weight_KB).sum(-1) * temperature_K**2
+    divergence_KB = negentropy_KB - (log_prob_CKB * soft_CKB).sum(0)
+    loss_K = (divergence_KB * weight_KB).sum(-1) * (temperature_K * temperature_K)
     grad_CKB = log_prob_CKB.exp_().sub_(soft_CKB)
     return loss_K, grad_CKB.mul_(weight_KB * temperature_K1)
 
@@ -46,11 +57,12 @@ def distillation(
     temperature_K: torch.Tensor,
     alpha_KB: torch.Tensor,
     weight_KB: torch.Tensor,
+    negentropy_KB: torch.Tensor | None = None,
 ) -> Loss:
     """Return alpha · T² · KL(ensemble_T ‖ student_T) + (1 - alpha) · CE(label), shape [K], and its gradient.
 
     `alpha_KB` is a row's own: 1 where its label is unknown (`label_KB` may then hold any class).
     """
-    soft_K, grad_CKB = softened_divergence(logits_CKB, soft_CKB, temperature_K, weight_KB * alpha_KB)
+    soft_K, grad_CKB = softened_divergence(logits_CKB, soft_CKB, temperature_K, weight_KB * alpha_KB, negentropy_KB)
     hard_K, hard_grad_CKB = cross_entropy(logits_CKB, label_KB, weight_KB * (1 - alpha_KB))
     return soft_K + hard_K, grad_CKB.add_(hard_grad_CKB)

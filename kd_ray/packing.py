@@ -62,7 +62,7 @@ class PackedMLP:
         for (weight_name, bias_name), (weight_KIO, bias_K1O) in zip(
             self.spec.parameter_names(), self._weights, strict=True
         ):
-            named[weight_name] = weight_KIO[member].T.cpu().contiguous()
+            named[weight_name] = weight_KIO[member].T.cpu().clone(memory_format=torch.contiguous_format)
             named[bias_name] = bias_K1O[member, 0].cpu().clone()
         return named
 
@@ -76,7 +76,7 @@ class PackedMLP:
         hidden = x_KBD
         for layer, (weight_KIO, bias_K1O) in enumerate(self._weights):
             out_KBO = self._buffer("out", layer, (members, rows, weight_KIO.shape[-1]))
-            hidden = torch.baddbmm(bias_K1O, hidden, weight_KIO, out=out_KBO)
+            hidden = torch.bmm(hidden, weight_KIO, out=out_KBO).add_(bias_K1O)
             if layer < len(self.spec.hidden):
                 hidden.relu_()
                 rate = self.spec.dropout[layer]

@@ -4,15 +4,14 @@ import contextlib
 import os
 import secrets
 import shlex
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from kd_ray.errors import KdRayError, ResourceError, UserError
+from kd_ray.interrupts import deferred
 from kd_ray.scheduling import Ask
 
 CONNECT_SECONDS = 10
@@ -71,7 +70,7 @@ class Session:
         core.Config.initialize("")
         core.AuthenticationTokenLoader.instance().reset_cache()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        with _stderr_aside(), _own_sigterm():
+        with deferred(), _stderr_aside(), _signals_left_alone():
             if self.is_local:
                 ray.init(
                     address="local",
@@ -116,7 +115,8 @@ class Session:
         if self.started and self._is_ours:
             import ray
 
-            ray.shutdown()
+            with deferred():
+                ray.shutdown()
         self.started = False
         for name, value in self._environment.items():
             if value is None:
@@ -185,16 +185,19 @@ def quoted_python() -> dict[str, str] | None:
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the program's way to end on SIGTERM: Ray puts its own in its place as it starts."""
-    ours = signal.getsignal(signal.SIGTERM)
+def _signals_left_alone() -> Iterator[None]:
+    """Keep Ray from putting its own way to end on SIGTERM in place of the program's.
+
+    Its own exits wherever the start happens to be, and leaves the processes started so far behind.
+    """
+    from ray._private import utils
+
+    theirs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ours)
+        utils.set_sigterm_handler = theirs
 
 
 def _hush() -> None:

@@ -109,13 +109,29 @@ def take(table_NX: torch.Tensor, rows_KB: torch.Tensor, out: torch.Tensor | None
     return torch.index_select(table_NX, 0, rows_KB.reshape(-1), out=into).view(shape)
 
 
-def batches(rows: np.ndarray, batch_size: int, shuffle: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield batches of `rows` for ever, a fresh shuffle each pass; a pass's last batch is what remains, then -1s."""
-    width = min(batch_size, len(rows))
-    padded = np.full(-(-len(rows) // width) * width, -1, np.int64)
-    while True:
-        padded[: len(rows)] = shuffle.permutation(rows)
-        yield from padded.reshape(-1, width).copy()
+class Feed:
+    """Batches of `rows` for ever, a fresh shuffle each pass; a pass's last batch is what remains, then -1s."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, shuffle: np.random.Generator) -> None:
+        self._rows, self._shuffle = rows, shuffle
+        self._left_SB = np.empty((0, min(batch_size, len(rows))), np.int64)
+
+    def take(self, steps: int) -> np.ndarray:
+        """Return the next batches, shape [steps, B]."""
+        parts = [self._left_SB]
+        have = len(self._left_SB)
+        while have < steps:
+            parts.append(self._pass())
+            have += len(parts[-1])
+        batch_SB = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._left_SB = batch_SB[steps:]
+        return batch_SB[:steps]
+
+    def _pass(self) -> np.ndarray:
+        width = self._left_SB.shape[1]
+        padded = np.full(-(-len(self._rows) // width) * width, -1, np.int64)
+        padded[: len(self._rows)] = self._rows[self._shuffle.permutation(len(self._rows))]
+        return padded.reshape(-1, width)
 
 
 def fit(
@@ -138,7 +154,7 @@ def fit(
     """
     share = share or Share()
     device = pack.flat_P.device
-    feeds = [batches(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
+    feeds = [Feed(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
     dropout = [s.dropout for s in streams]
     adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
     x_KBD = None
@@ -160,22 +176,25 @@ def fit(
 
 
 def _plan(
-    feeds: list[Iterator[np.ndarray]], recipe: Recipe, share: Share, device: torch.device
+    feeds: list[Feed], recipe: Recipe, share: Share, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield an epoch's batches: rows_KB and their weights; what pads a short batch weighs nothing."""
     chunk = 1024
     for start in range(0, recipe.steps, chunk):
-        steps = min(chunk, recipe.steps - start)
-        drawn = [[next(feed) for _ in range(steps)] for feed in feeds]
-        width = max(len(batch) for member in drawn for batch in member[:1])
-        rows_SKB = np.full((steps, len(feeds), width), -1, np.int64)
-        for k, member in enumerate(drawn):
-            rows_SKB[:, k, : len(member[0])] = np.stack(member)
-        weight_SKB = (rows_SKB >= 0).astype(np.float32)
-        weight_SKB /= weight_SKB.sum(-1, keepdims=True)
+        drawn = [feed.take(min(chunk, recipe.steps - start)) for feed in feeds]
+        width = max(batch_SB.shape[1] for batch_SB in drawn)
+        rows_SKB = np.full((len(drawn[0]), len(feeds), width), -1, np.int64)
+        for k, batch_SB in enumerate(drawn):
+            rows_SKB[:, k, : batch_SB.shape[1]] = batch_SB
+        weight_SKB = np.full(rows_SKB.shape, 1 / width, np.float32)
+        short_SK = rows_SKB[:, :, -1] < 0
+        there_XB = rows_SKB[short_SK] >= 0
+        weight_SKB[short_SK] = there_XB / there_XB.sum(-1, keepdims=True)
+        rows_SKB[short_SK] *= there_XB
         mine = share.of_batch(width)
-        rows = torch.from_numpy(np.maximum(rows_SKB[:, :, mine], 0)).to(device)
-        weights = torch.from_numpy(weight_SKB[:, :, mine].copy()).to(device)
+        rows, weights = (
+            torch.from_numpy(np.ascontiguousarray(part[:, :, mine])).to(device) for part in (rows_SKB, weight_SKB)
+        )
         yield from zip(rows, weights, strict=True)
 
 

@@ -32,10 +32,15 @@ def test_the_drawn_tree_names_every_error_below_its_parent() -> None:
         depth = [*depth[:level], name]
         if level:
             assert kind.__base__.__name__ == depth[level - 1]
-    drawn = {kind.__name__ for kind in tree(KdRayError) if kind.__name__ in errors.__doc__}
+    drawn = {word for line in errors.__doc__.splitlines() for word in line.split() if word.endswith("Error")}
     assert drawn == {kind.__name__ for kind in tree(KdRayError)}
 
 
 def test_the_users_mistakes_exit_with_2_and_ours_with_1() -> None:
     assert {kind.exit_code for kind in tree(errors.UserError)} == {2}
-    assert {kind.exit_code for kind in tree(errors.RunError)} == {1}
+    assert {kind.exit_code for kind in tree(errors.RunError)} == {KdRayError.exit_code} == {1}
+
+
+def test_every_error_of_the_module_hangs_on_the_tree() -> None:
+    defined = {kind for kind in vars(errors).values() if isinstance(kind, type)}
+    assert defined == {*tree(KdRayError)}

@@ -90,3 +90,43 @@ def test_rows_of_no_weight_change_nothing() -> None:
     torch.testing.assert_close(loss_K, other_K)
     torch.testing.assert_close(grad[:, :, :2], other_grad[:, :, :2])
     assert (other_grad[:, :, 2:] == 0).all()
+
+
+def test_alpha_1_does_not_look_at_the_label_and_alpha_0_not_at_the_ensemble() -> None:
+    logits_CKB, soft_CKB, label_KB, weight_KB = batch(3)
+    other_soft_CKB, other_label_KB = soft_CKB.roll(1, 0), (label_KB + 1) % 3
+    for alpha, soft, label in ((1.0, soft_CKB, other_label_KB), (0.0, other_soft_CKB, label_KB)):
+        how = {
+            "temperature_K": torch.full((K,), 2.0).double(),
+            "alpha_KB": torch.full((K, B), alpha).double(),
+            "weight_KB": weight_KB,
+        }
+        for found, expected in zip(
+            distillation(logits_CKB, soft, label, **how),
+            distillation(logits_CKB, soft_CKB, label_KB, **how),
+            strict=True,
+        ):
+            assert torch.equal(found, expected)
+
+
+def test_a_student_that_agrees_with_the_ensemble_has_nothing_to_learn() -> None:
+    logits_CKB, _, label_KB, weight_KB = batch(4)
+    temperature_K = torch.tensor([0.5, 1.0, 9.0]).double()
+    soft_CKB = (logits_CKB / temperature_K[:, None]).softmax(0)
+    alpha_KB = torch.ones(K, B).double()
+    loss_K, grad_CKB = distillation(
+        logits_CKB, soft_CKB, label_KB, temperature_K=temperature_K, alpha_KB=alpha_KB, weight_KB=weight_KB
+    )
+    torch.testing.assert_close(loss_K, torch.zeros(K).double())
+    torch.testing.assert_close(grad_CKB, torch.zeros_like(grad_CKB))
+
+
+def test_a_loss_leaves_what_it_was_given_as_it_was() -> None:
+    given = batch(3)
+    before = [tensor.clone() for tensor in given]
+    logits_CKB, soft_CKB, label_KB, weight_KB = given
+    half_KB = torch.full((K, B), 0.5).double()
+    distillation(
+        logits_CKB, soft_CKB, label_KB, temperature_K=torch.ones(K).double(), alpha_KB=half_KB, weight_KB=weight_KB
+    )
+    assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))

@@ -110,3 +110,11 @@ def test_a_rows_logits_are_the_same_bits_in_any_company(spec: MLP) -> None:
     every_KBC = pack.logits(x_BD)
     for start, stop in ((0, 1), (7, 600), (511, 513), (1333, 1500)):
         assert torch.equal(pack.logits(x_BD[start:stop]), every_KBC[:, start:stop])
+
+
+@pytest.mark.parametrize("hidden", [[1], [1, 3], [4, 1]], ids=str)
+def test_the_weights_given_out_stay_as_they_were_when_training_goes_on(hidden: list[int]) -> None:
+    pack = PackedMLP(MLP.of(n_features=1, hidden=hidden, n_classes=2, dropout=[]), 2)
+    given = pack.weights(1)
+    pack.flat_P.fill_(1.0)
+    assert all((value == 0).all() for value in given.values())

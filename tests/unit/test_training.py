@@ -1,6 +1,5 @@
 """The packed loop against separate networks trained step by step by torch, and against itself in other packs."""
 
-import itertools
 import threading
 
 import numpy as np
@@ -11,7 +10,7 @@ from kd_ray.errors import DivergedError
 from kd_ray.losses import Loss, cross_entropy
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.training import Recipe, Share, Streams, batches, fit
+from kd_ray.training import Feed, Recipe, Share, Streams, fit
 
 SPEC = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[])
 DROPPING = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[0.3, 0.0])
@@ -54,8 +53,8 @@ def plain(seed: int, recipe: Recipe) -> dict[str, torch.Tensor]:
     module.load_state_dict(SPEC.initial_weights(streams.weights))
     adam = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     total = recipe.epochs * recipe.steps
-    drawn = itertools.islice(batches(np.arange(N_ROWS), recipe.batch_size, streams.shuffle), total)
-    for step, rows in enumerate(drawn):
+    feed = Feed(np.arange(N_ROWS), recipe.batch_size, streams.shuffle)
+    for step, rows in enumerate(feed.take(total)):
         if recipe.schedule == "cosine":
             adam.param_groups[0]["lr"] = recipe.learning_rate * (1 + np.cos(np.pi * step / total)) / 2
         rows = rows[rows >= 0]
@@ -94,14 +93,20 @@ def test_training_lowers_the_loss() -> None:
 @pytest.mark.parametrize(("n_rows", "size"), [(10, 4), (8, 4), (3, 64), (1, 1)])
 def test_every_pass_has_every_row_once_and_its_last_batch_is_what_remains(n_rows: int, size: int) -> None:
     rows = np.arange(n_rows) + 100
-    feed = batches(rows, size, np.random.default_rng(0))
+    feed = Feed(rows, size, np.random.default_rng(0))
     per_pass = -(-n_rows // min(size, n_rows))
-    passes = [np.concatenate(list(itertools.islice(feed, per_pass))) for _ in range(3)]
+    passes = [feed.take(per_pass).reshape(-1) for _ in range(3)]
     for drawn in passes:
         assert sorted(drawn[drawn >= 0]) == sorted(rows)
         assert (drawn[: (drawn >= 0).sum()] >= 0).all()
     if n_rows > 3:
         assert not np.array_equal(passes[0], passes[1])
+
+
+def test_how_many_batches_are_taken_at_a_time_changes_none() -> None:
+    at_once = Feed(np.arange(10), 4, np.random.default_rng(0)).take(14)
+    feed = Feed(np.arange(10), 4, np.random.default_rng(0))
+    assert np.array_equal(np.concatenate([feed.take(n) for n in (1, 2, 0, 7, 4)]), at_once)
 
 
 def test_members_may_learn_from_different_rows_in_one_pack() -> None:
