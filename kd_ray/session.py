@@ -22,6 +22,7 @@ _QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _UNSAFE = (
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
@@ -99,11 +100,7 @@ class Session:
     def _set_environment(self) -> None:
         wanted = dict(_QUIET)
         if self.is_local:
-            wanted |= {
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN": _TOKEN,
-                "RAY_BACKEND_LOG_LEVEL": "fatal",
-            }
+            wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
         for name, value in wanted.items():
             if name in os.environ and name in _QUIET:
                 continue

@@ -186,16 +186,18 @@ def _plan(
         rows_SKB = np.full((len(drawn[0]), len(feeds), width), -1, np.int64)
         for k, batch_SB in enumerate(drawn):
             rows_SKB[:, k, : batch_SB.shape[1]] = batch_SB
-        weight_SKB = np.full(rows_SKB.shape, 1 / width, np.float32)
-        short_SK = rows_SKB[:, :, -1] < 0
-        there_XB = rows_SKB[short_SK] >= 0
-        weight_SKB[short_SK] = there_XB / there_XB.sum(-1, keepdims=True)
-        rows_SKB[short_SK] *= there_XB
         mine = share.of_batch(width)
-        rows, weights = (
-            torch.from_numpy(np.ascontiguousarray(part[:, :, mine])).to(device) for part in (rows_SKB, weight_SKB)
-        )
-        yield from zip(rows, weights, strict=True)
+        even_KB = torch.full(rows_SKB[0, :, mine].shape, 1 / width, device=device)
+        full_S = np.asarray((rows_SKB[:, :, -1] >= 0).all(1))
+        for rows_KB, full in zip(torch.from_numpy(rows_SKB).to(device), full_S, strict=True):
+            weight_KB = even_KB if full else _weights(rows_KB)[:, mine]
+            yield (rows_KB if full else rows_KB.clamp_min(0))[:, mine], weight_KB
+
+
+def _weights(rows_KB: torch.Tensor) -> torch.Tensor:
+    """Each member's rows weigh the same, and what pads its batch nothing."""
+    there_KB = (rows_KB >= 0).float()
+    return there_KB / there_KB.sum(-1, keepdim=True)
 
 
 def _check_converges(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> None:
