@@ -1,11 +1,13 @@
 """The command line: `kd-ray run`, `kd-ray config`."""
 
+import contextlib
+import functools
 import json
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,11 +81,17 @@ def run(
         with Live(terminal) as live:
             result = _run(resolved, address, live)
     else:
-        result = _run(resolved, address, Lines(lambda line: print(line, file=terminal.file, flush=True)))
+        result = _run(resolved, address, Lines(functools.partial(_say, terminal.file)))
     if as_json:
         typer.echo(json.dumps(result.evaluation, indent=2))
     else:
         summary.show(result, Console())
+
+
+def _say(file: IO[str], line: str) -> None:
+    """Print a line of progress; that nobody reads it any more is no reason to end a run."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=file, flush=True)
 
 
 class InterruptedRunError(Exception):
@@ -135,9 +143,6 @@ def main() -> None:
     except InterruptedRunError:
         print("kd-ray: interrupted; the same command takes the run up where it stopped", file=sys.stderr)
         interrupts.leave()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     else:
         code = 0
     sys.exit(code)

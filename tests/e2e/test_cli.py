@@ -71,6 +71,17 @@ def test_running_a_written_config_again_finds_the_run_finished(
     assert again.stderr.count("finished before, kept") == 5
 
 
+def test_a_run_goes_on_where_nobody_reads_its_progress(first: subprocess.CompletedProcess[str], storage: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    again = subprocess.run(
+        command("run", str(storage / "first/config.yaml"), "--json"), stdout=subprocess.PIPE, stderr=write, check=False
+    )
+    os.close(write)
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["rows"] == json.loads((storage / "first/evaluation.json").read_text())["rows"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
