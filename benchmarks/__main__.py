@@ -6,16 +6,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import labelling, recovery, speed
+from benchmarks import labelling, preprocessing, recovery, speed, tables, transfer
 from benchmarks.harness import Row, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "speed": speed.against_plain,
     "students": speed.students,
     "labelling": labelling.labelling,
+    "preprocessing": preprocessing.preprocessing,
     "article": recovery.article,
     "draws": recovery.draws,
     "fresh": recovery.fresh,
+    "churn": tables.churn,
+    "digits": tables.digits,
+    "transfer": transfer.transfer,
 }
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import save
 from benchmarks.harness import Row
 from kd_ray import soft_targets
 from kd_ray.config import Config
-from kd_ray.ensemble import load_ensemble, member_fingerprint, record_of, spec_of
+from kd_ray.ensemble import load_ensemble, spec_of
+from kd_ray.groups import members
 from kd_ray.pipeline import fingerprints
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
@@ -67,11 +68,11 @@ def _prepared(storage: Path, rows: int) -> tuple[Config, RunDir]:
     prints = fingerprints(config)
     data.prepare(config, run, Session(), lambda done, total, note: None, prints["data"])
     spec = spec_of(config.teachers.model, Dataset.open(run))
-    for member in range(config.teachers.count):
-        weights = save(spec.initial_weights(Streams.of(0, member).weights))
-        record = run.write_bytes(f"teachers/{member:04d}/model.safetensors", weights)
-        wanted = member_fingerprint(prints["teachers"], member)
-        run.write_bytes(record_of(member), Manifest(fingerprint=wanted, files=[record], summary={}).to_json())
+    for member in members(config.teachers):
+        weights = save(spec.initial_weights(Streams.of(0, member.number).weights))
+        record = run.write_bytes(f"{member.folder}/model.safetensors", weights)
+        wanted = member.fingerprint(prints["teachers"])
+        run.write_bytes(member.manifest, Manifest(fingerprint=wanted, files=[record], summary={}).to_json())
     return config, run
 
 
@@ -118,8 +119,7 @@ def _bare(run: RunDir) -> float:
 def bare_loop(storage: str, name: str, out: str) -> None:
     torch.set_num_threads(1)
     run = RunDir.at(storage, name)
-    spec = spec_of(Config().teachers.model, Dataset.open(run))
-    ensemble = load_ensemble(run, spec, 12)
+    ensemble = load_ensemble(run, Config().teachers, seed=0)
     x_BD = torch.from_numpy(np.random.default_rng(0).normal(size=(16_384, 20)).astype(np.float32))
     with torch.no_grad():
         ensemble.logits(x_BD)

@@ -1,4 +1,4 @@
-"""The command line: `kd-ray run`, `kd-ray config`."""
+"""The command line: `kd-ray init`, `kd-ray check`, `kd-ray run`, `kd-ray config`."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ import typer
 
 from kd_ray import __version__, interrupts, yaml_io
 from kd_ray.config import Config
-from kd_ray.errors import KdRayError
+from kd_ray.errors import ConfigError, KdRayError
 
 if TYPE_CHECKING:
     from kd_ray.progress import Progress
@@ -94,6 +94,46 @@ def _say(file: IO[str], line: str) -> None:
         print(line, file=file, flush=True)
 
 
+@app.command(
+    epilog="Examples:  kd-ray init data.parquet --target churned   |   kd-ray init 'rows/*.csv' --target price"
+)
+def init(
+    source: Annotated[str, typer.Argument(help="A file, folder, glob or URI of CSV or Parquet (or sklearn:NAME).")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    out: Annotated[Path, typer.Option(help="The file to write; it must not be there.")] = Path("config.yaml"),
+) -> None:
+    """Write a commented config for a table."""
+    from kd_ray import data
+
+    if out.exists():
+        raise ConfigError(f"--out: must be a file that is not there yet; {out} is: choose another, or delete it")
+    text = data.starter(source, target)
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ConfigError(f"--out: {out} cannot be written: {error.strerror}") from None
+    typer.echo(f"{out}: written; next:  kd-ray check {out}", err=True)
+
+
+@app.command(epilog="Examples:  kd-ray check config.yaml   |   kd-ray check config.yaml --json")
+def check(
+    config: Annotated[Path, typer.Argument(help="A YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a knob: teachers.count=24.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Say what a run would do, or every mistake in the config and the data. Nothing is trained or written."""
+    resolved = Config.from_yaml(config, set_)
+    from kd_ray import data
+    from kd_ray.session import Session
+
+    with Session() as session:
+        found = data.check(resolved, session)
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(data.lines(found)))
+
+
 class InterruptedRunError(Exception):
     """Ctrl-C or SIGTERM, past what typer makes of a KeyboardInterrupt."""
 
@@ -134,6 +174,7 @@ def config() -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 our failure, 2 the user's mistake, 130 interrupted."""
     interrupts.listen()
+    sys.path.append(str(Path.cwd()))  # last, so that a config can name what lies there and shadows nothing
     try:
         app(standalone_mode=True)
     except KdRayError as error:

@@ -1,82 +1,22 @@
-"""What a student learns from and by: the soft targets read back and checked, and the loss of a packed student.
+"""What a student learns by: the models of its pack, and their loss.
 
-Axes: N rows of the transfer set, M members of the ensemble, K models of the student's pack, B rows of a batch.
+Axes: N rows of the transfer set, K models of the student's pack, B rows of a batch, C classes (1 for a regression).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from kd_ray import config as knobs
-from kd_ray import tables
-from kd_ray.ensemble import average_log_probs
-from kd_ray.errors import ManifestError
-from kd_ray.losses import Loss, distillation, negentropy
-from kd_ray.rundir import RunDir
-from kd_ray.tables import SOFT_TARGETS_MANIFEST
+from kd_ray import knobs
+from kd_ray.errors import ConfigError
+from kd_ray.losses import DISTANCES, Loss, distillation, negentropy, regression_distillation, reweighted
 from kd_ray.training import Objective, take
+from kd_ray.transfer_set import TransferSet, known
 
 ROLES = ("student", "baseline", "augmented_control")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferSet:
-    """What the student learns from, in order of row ids. `label_N` is -1 where unknown."""
-
-    row_id_N: np.ndarray
-    features_ND: np.ndarray
-    label_N: np.ndarray
-    parent_label_N: np.ndarray
-    log_prob_NMC: np.ndarray
-    """The members' log-probabilities, or (M = 1) the mean logits."""
-
-    @property
-    def real_N(self) -> np.ndarray:
-        """Positions of the training rows."""
-        return np.flatnonzero(self.label_N >= 0)
-
-    def soft_targets(self, temperature: float, averaging: str) -> np.ndarray:
-        """Return the ensemble's distribution at T, shape [N, C], float32."""
-        scaled = torch.from_numpy(self.log_prob_NMC).float().permute(1, 0, 2) / temperature
-        return average_log_probs(scaled, averaging).exp_().numpy()
-
-
-def read_transfer_set(run: RunDir, averaging: str) -> TransferSet:
-    """Read and check the soft targets. Raises ManifestError where files and manifest disagree."""
-    manifest = run.manifest(SOFT_TARGETS_MANIFEST)
-    if manifest is None:
-        raise ManifestError(f"{run}: has no finished soft targets")
-    values = "member_log_probs" if averaging == "probabilities" else "logits"
-    if averaging == "probabilities" and not manifest.summary["member_log_probs"]:
-        raise ManifestError(
-            f"{run}/soft_targets: student.averaging: probabilities needs each member's log-probabilities, which are "
-            "kept only where members x classes <= 1024; use logits"
-        )
-    columns = ["row_id", "parent_row_id", "features", "label", values]
-    table = pa.concat_tables([tables.read(run, record, columns) for record in manifest.files])
-    row_id_N = tables.to_numpy(table["row_id"])
-    order = np.argsort(row_id_N, kind="stable")
-    row_id_N = row_id_N[order]
-    if len(row_id_N) != manifest.summary["rows"] or (np.diff(row_id_N) == 0).any():
-        raise ManifestError(
-            f"{run}/soft_targets: must hold {manifest.summary['rows']} rows, each id once; "
-            f"it holds {len(row_id_N)} rows of {len(np.unique(row_id_N))} ids"
-        )
-    label_N = table["label"].combine_chunks().fill_null(-1).to_numpy()[order].astype(np.int64)
-    real_N = np.flatnonzero(label_N >= 0)
-    parent_N = tables.to_numpy(table["parent_row_id"])[order]
-    at_N = np.searchsorted(row_id_N[real_N], parent_N)
-    if (row_id_N[real_N][np.minimum(at_N, len(real_N) - 1)] != parent_N).any():
-        raise ManifestError(f"{run}/soft_targets: a row's parent is not among the training rows")
-    return TransferSet(
-        row_id_N=row_id_N,
-        features_ND=tables.to_numpy(table["features"])[order],
-        label_N=label_N,
-        parent_label_N=label_N[real_N][at_N],
-        log_prob_NMC=tables.to_numpy(table[values])[order].reshape(len(row_id_N), -1, len(manifest.summary["classes"])),
-    )
+Sum = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +31,15 @@ class Member:
 
 
 def members_of(config: knobs.Student, transfer: TransferSet) -> list[Member]:
-    """Every replica of the student, the baseline and, where rows were synthesized, the augmented control."""
+    """Every replica of the student, the baseline and, where rows were synthesized, the augmented control.
+
+    Who learns labels alone (a control, or a student of alpha 0) sees the rows whose parent has one.
+    """
     every_N, real_N = np.arange(len(transfer.row_id_N)), transfer.real_N
-    rows = {"student": every_N, "baseline": real_N}
-    if len(every_N) > len(real_N):
-        rows["augmented_control"] = every_N
+    labelled_N = np.flatnonzero(known(transfer.parent_label_N))
+    rows = {"student": every_N if config.alpha else labelled_N, "baseline": real_N}
+    if len(labelled_N) > len(real_N):
+        rows["augmented_control"] = labelled_N
     return [
         Member(
             role=role,
@@ -109,32 +53,95 @@ def members_of(config: knobs.Student, transfer: TransferSet) -> list[Member]:
     ]
 
 
-def objective(members: list[Member], transfer: TransferSet, averaging: str, device: str) -> Objective:
+def objective(
+    config: knobs.Student,
+    members: list[Member],
+    transfer: TransferSet,
+    device: str,
+    sum_: Sum = lambda _: None,
+) -> Objective:
     """Return the pack's loss: each member's own temperature and alpha over its own rows.
 
-    A row with no label of its own has alpha 1 for a student; for a control it has its parent's label.
+    A row with no label of its own has alpha 1 for a student; for a control it has its parent's label. `sum_` adds a
+    tensor up over the processes that share a batch. Raises ConfigError where classes are to be weighed and there are
+    none.
     """
-    kinds = sorted({member.temperature for member in members if member.alpha} or {1.0})
-    n_rows = len(transfer.row_id_N)
-    soft_XC = torch.from_numpy(np.concatenate([transfer.soft_targets(t, averaging) for t in kinds])).to(device)
-    negentropy_X = negentropy(soft_XC, -1)
-    first_K1 = torch.tensor([[kinds.index(m.temperature) * n_rows if m.alpha else 0] for m in members], device=device)
-    label_N = torch.from_numpy(transfer.parent_label_N).to(device)
-    unknown_N = torch.from_numpy(transfer.label_N < 0).to(device)
-    alpha_K1 = torch.tensor([[m.alpha] for m in members], device=device, dtype=torch.float32)
-    soft_K1 = alpha_K1 > 0
-    temperature_K = torch.tensor([m.temperature for m in members], device=device, dtype=torch.float32)
+    of_rows = _OfRows(members, transfer, device, sum_)
+    if not transfer.is_regression:
+        return _classification(config, members, transfer, of_rows, device)
+    if config.class_weights != "none":
+        raise ConfigError(
+            f"student.class_weights: must be none where the target is a number; got {config.class_weights}"
+        )
+    mean_N = torch.from_numpy(transfer.log_prob_NMC[:, 0, 0]).to(device)
 
     def loss(logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss:
-        soft_rows_KB = rows_KB + first_K1
-        return distillation(
+        return regression_distillation(
             logits_CKB,
-            take(soft_XC, soft_rows_KB).permute(2, 0, 1).contiguous(),
-            label_N.take(rows_KB),
-            temperature_K=temperature_K,
-            alpha_KB=torch.where(unknown_N.take(rows_KB) & soft_K1, 1.0, alpha_K1),
-            weight_KB=weight_KB,
-            negentropy_KB=negentropy_X.take(soft_rows_KB),
+            mean_N.take(rows_KB),
+            of_rows.label_N.take(rows_KB),
+            distance=DISTANCES[config.loss],
+            alpha_KB=of_rows.alpha(rows_KB),
+            weight_KB=of_rows.weigh(weight_KB, rows_KB),
         )
 
     return loss
+
+
+def _classification(
+    config: knobs.Student, members: list[Member], transfer: TransferSet, of_rows: "_OfRows", device: str
+) -> Objective:
+    kinds = sorted({member.temperature for member in members if member.alpha} or {1.0})
+    n_rows = len(transfer.row_id_N)
+    parts = [transfer.soft_targets(t, config.averaging) for t in kinds]
+    soft_XC = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
+    negentropy_X = negentropy(soft_XC, -1)
+    first_K1 = torch.tensor([[kinds.index(m.temperature) * n_rows if m.alpha else 0] for m in members], device=device)
+    temperature_K = torch.tensor([m.temperature for m in members], device=device, dtype=torch.float32)
+    class_weight_C = None
+    if config.class_weights == "balanced":
+        class_weight_C = balanced(transfer.label_N[transfer.real_N], soft_XC.shape[1]).to(device)
+
+    def loss(logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss:
+        soft_rows_KB = rows_KB + first_K1
+        label_KB = of_rows.label_N.take(rows_KB)
+        return distillation(
+            logits_CKB,
+            take(soft_XC, soft_rows_KB).permute(2, 0, 1).contiguous(),
+            label_KB,
+            temperature_K=temperature_K,
+            alpha_KB=of_rows.alpha(rows_KB),
+            weight_KB=of_rows.weigh(weight_KB, rows_KB),
+            negentropy_KB=negentropy_X.take(soft_rows_KB),
+            label_weight_KB=None if class_weight_C is None else class_weight_C.take(label_KB),
+        )
+
+    return loss
+
+
+def balanced(label_N: np.ndarray, classes: int) -> torch.Tensor:
+    """Return a weight for each class, inverse to its rows, such that the rows' mean weight is 1; shape [C]."""
+    rows_C = np.bincount(label_N, minlength=classes)
+    weight_C = len(label_N) / (np.count_nonzero(rows_C) * np.maximum(rows_C, 1))
+    return torch.from_numpy(weight_C.astype(np.float32))
+
+
+class _OfRows:
+    """What a batch's rows bring along: the label to learn, alpha, and weights of their own."""
+
+    def __init__(self, members: list[Member], transfer: TransferSet, device: str, sum_: Sum) -> None:
+        labelled_N = known(transfer.parent_label_N)
+        self.label_N = torch.from_numpy(np.where(labelled_N, transfer.parent_label_N, 0)).to(device)
+        self._unknown_N = torch.from_numpy(~known(transfer.label_N)).to(device)
+        self._alpha_K1 = torch.tensor([[m.alpha] for m in members], device=device, dtype=torch.float32)
+        self._soft_K1 = self._alpha_K1 > 0
+        self._weight_N = None if transfer.weight_N is None else torch.from_numpy(transfer.weight_N).to(device)
+        self._sum = sum_
+
+    def alpha(self, rows_KB: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._unknown_N.take(rows_KB) & self._soft_K1, 1.0, self._alpha_K1)
+
+    def weigh(self, weight_KB: torch.Tensor, rows_KB: torch.Tensor) -> torch.Tensor:
+        if self._weight_N is None:
+            return weight_KB
+        return reweighted(weight_KB, self._weight_N.take(rows_KB), self._sum)

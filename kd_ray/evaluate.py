@@ -1,54 +1,93 @@
-"""Stage 5: ensemble, teachers, student, baseline and control on the held-out rows, and what was recovered."""
+"""Stage 5: ensemble, teachers, student, baseline and control on the held-out rows, and what was recovered.
 
+Axes: N test rows, M members, R replicas, C classes (1 for a regression).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load
 
-from kd_ray import config as knobs
-from kd_ray import metrics
+from kd_ray.config import Config
 from kd_ray.distillation import ROLES
-from kd_ray.ensemble import average_log_probs, load_ensemble, spec_of
+from kd_ray.ensemble import TEACHERS_MANIFEST, average_log_probs, load_ensemble, mean_in_order, spec_of
 from kd_ray.errors import ManifestError
+from kd_ray.groups import members, words_of
+from kd_ray.metrics import Scores, mean_scores
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.progress import Report
+from kd_ray.recovery import Rows, recovered
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.tasks import Task, task_of
 
 FILE = "evaluation.json"
 MANIFEST = "evaluation.manifest.json"
+ROWS_AT_ONCE = 16_384
 
 
-def measure(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
+def measure(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Write evaluation.json; every figure in it is of the test rows. Raises ManifestError."""
     data = Dataset.open(run)
-    test = data.rows("test")
+    test, task = data.rows("test", words_of(config.teachers)), task_of(data.schema)
+    truth_N = task.truth(test.label_N)
     features_ND = torch.from_numpy(test.features_ND)
     report(0, 3, "ensemble")
-    teacher_spec, student_spec = spec_of(config.teachers.model, data), spec_of(config.student.model, data)
-    with torch.no_grad():
-        teachers_KNC = load_ensemble(run, teacher_spec, config.teachers.count).logits(features_ND)
-        ensemble_NC = average_log_probs(teachers_KNC.double(), config.student.averaging).numpy()
-        report(1, 3, "student and baseline")
-        replicas = _replicas(run, student_spec, features_ND)
+    values_MNC, mean_NC = _values(config, data, features_ND, test.word_NX)
+    ensemble = _judge(task, mean_NC[None], truth_N)
+    scores, disagreement = _members(task, values_MNC, ensemble.says, truth_N)
+    del values_MNC, mean_NC
+    report(1, 3, "student and baseline")
+    spec = spec_of(config.student.model, data)
+    roles = {role: _judge(task, values_RNC, truth_N) for role, values_RNC in _replicas(run, spec, features_ND)}
     report(2, 3, "intervals")
-    result = _evaluation(config, run, data, test.label_N, teachers_KNC.numpy(), ensemble_NC, replicas)
-    result["parameters"] = _parameters(teacher_spec, student_spec, config.teachers.count)
+    result = {
+        "metrics": {
+            "ensemble": ensemble.scores[0],
+            "teacher_mean": mean_scores(scores),
+            **{role: judged.scores[0] for role, judged in roles.items()},
+        },
+        "replica_means": {role: mean_scores(judged.scores) for role, judged in roles.items()},
+        **_recovered(task, ensemble, roles, config.seed),
+        "fidelity": task.fidelity(roles["student"].says, ensemble.says),
+        "disagreement": disagreement,
+        "parameters": _parameters(config, data, spec),
+        "bytes": _bytes(run),
+        **_row_counts(run, data, test.label_N),
+        "teachers": [{"seed": seed, **of_one} for seed, of_one in enumerate(scores)],
+    }
     record = run.write_json(FILE, result)
     run.write_bytes(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary={}).to_json())
     report(3, 3, f"{len(test.label_N):,} test rows")
     return result
 
 
-def _replicas(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> dict[str, np.ndarray]:
-    """Return each role's log-probabilities, shape [R, N, C], the delivered replica first."""
+def _values(
+    config: Config, data: Dataset, features_ND: torch.Tensor, word_NX: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the members' logits or predictions, shape [M, N, C], and the ensemble's, shape [N, C], in float64."""
+    ensemble = load_ensemble(data.run, config.teachers, config.seed)
+    with torch.no_grad():
+        values_MNC = ensemble.logits(features_ND, word_NX)
+        means = [
+            mean_in_order(part.double(), ensemble.weight_M)
+            if data.is_regression
+            else average_log_probs(part.double(), config.student.averaging, ensemble.weight_M)
+            for part in values_MNC.split(ROWS_AT_ONCE, dim=1)
+        ]
+    return values_MNC.numpy(), torch.cat(means).numpy()
+
+
+def _replicas(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each role with its logits or predictions, shape [R, N, C], the delivered replica first."""
     manifest = run.manifest(STUDENT_MANIFEST)
     if manifest is None:
         raise ManifestError(f"{run}: has no finished student")
-    found = {}
     for role in ROLES:
         record = next((r for r in manifest.files if r.path == f"{role}/replicas.safetensors"), None)
         if record is None:
@@ -60,85 +99,80 @@ def _replicas(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> dict[str, np
         for k, replica in enumerate([best, *(r for r in range(count) if r != best)]):
             prefix = f"{replica}/"
             pack.load(k, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        found[role] = metrics.log_softmax(pack.logits(features_ND).numpy())
-    return found
+        with torch.no_grad():
+            yield role, pack.logits(features_ND).numpy()
 
 
-def _evaluation(
-    config: knobs.Config,
-    run: RunDir,
-    data: Dataset,
-    label_N: np.ndarray,
-    teachers_KNC: np.ndarray,
-    ensemble_NC: np.ndarray,
-    replicas: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    teachers = [
-        {"seed": seed, **metrics.classification(metrics.log_softmax(logits_NC), label_N)}
-        for seed, logits_NC in enumerate(teachers_KNC)
-    ]
-    found: dict[str, Any] = {
-        "ensemble": metrics.classification(ensemble_NC, label_N),
-        "teacher_mean": _mean([{k: v for k, v in t.items() if k != "seed"} for t in teachers]),
-    }
-    spread = {}
-    for role, log_prob_RNC in replicas.items():
-        every = [metrics.classification(log_prob_NC, label_N) for log_prob_NC in log_prob_RNC]
-        found[role] = every[0]
-        spread[role] = _mean(every)
+@dataclass(frozen=True)
+class _Judged:
+    """Replicas: what the first of them says, their scores, and their part in the measures."""
 
-    def recovered_by(role: str) -> dict[str, Any] | None:
-        if role not in replicas:
-            return None
-        args = (role, ensemble_NC, replicas, label_N, config.seed)
-        return {metric: _recovered(metric, *args) for metric in ("accuracy", "nll")}
+    says: np.ndarray
+    scores: list[Scores]
+    rows: Rows
 
+
+def _judge(task: Task, values_RNC: np.ndarray, truth_N: np.ndarray) -> _Judged:
+    first = task.says(values_RNC[0])
+    scores, rows = [], []
+    for replica, values_NC in enumerate(values_RNC):
+        says = task.says(values_NC) if replica else first
+        scores.append(task.scores(says, truth_N))
+        rows.append(task.rows(says, truth_N))
+    return _Judged(first, scores, {name: np.stack([each[name] for each in rows]) for name in task.measures})
+
+
+def _members(
+    task: Task, values_MNC: np.ndarray, ensemble: np.ndarray, truth_N: np.ndarray
+) -> tuple[list[Scores], float]:
+    """Return each member's scores, and how far the members disagree: the mean over rows of a standard deviation."""
+    scores, opinions = [], []
+    for values_NC in values_MNC:
+        says = task.says(values_NC)
+        scores.append(task.scores(says, truth_N))
+        opinions.append(task.opinion(says, ensemble))
+    return scores, float(np.std(opinions, axis=0).mean())
+
+
+def _recovered(task: Task, ensemble: _Judged, roles: dict[str, _Judged], seed: int) -> dict[str, Any]:
+    students = {role: judged.rows for role, judged in roles.items() if role != "baseline"}
+    found = recovered(ensemble.rows, roles["baseline"].rows, students, task.measures, seed=seed)
+    in_json = {role: {name: share.to_json() for name, share in shares.items()} for role, shares in found.items()}
+    return {"recovered": in_json["student"], "recovered_by_augmentation": in_json.get("augmented_control")}
+
+
+def _row_counts(run: RunDir, data: Dataset, label_N: np.ndarray) -> dict[str, Any]:
+    """Rows of each split and, of a classification, test rows of each class."""
     soft_targets = run.manifest(SOFT_TARGETS_MANIFEST)
-    assert soft_targets is not None
+    if soft_targets is None:
+        raise ManifestError(f"{run}: has no finished soft targets")
+    counts = {"rows": {**data.schema["rows"], "transfer": soft_targets.summary["rows"]}}
+    if data.is_regression:
+        return counts
+    return {**counts, "class_rows": np.bincount(label_N, minlength=data.n_classes).tolist()}
+
+
+def _parameters(config: Config, data: Dataset, student: MLP) -> dict[str, float | None]:
+    """Parameters of a teacher, of all, and of the student; None where a teacher is no built-in network."""
+    every = members(config.teachers)
+    counts = [spec_of(member.group.model, data).n_parameters if member.is_network else None for member in every]
+    networks = [count for count in counts if count is not None]
+    if len(networks) < len(every):
+        return {"teacher": None, "ensemble": None, "student": student.n_parameters, "compression": None}
+    total = sum(networks)
     return {
-        "metrics": found,
-        "replica_means": spread,
-        "recovered": recovered_by("student"),
-        "recovered_by_augmentation": recovered_by("augmented_control"),
-        "fidelity": metrics.fidelity(replicas["student"][0], ensemble_NC),
-        "parameters": {},
-        "rows": {**data.schema["rows"], "transfer": soft_targets.summary["rows"]},
-        "teachers": teachers,
-    }
-
-
-def _recovered(
-    metric: str,
-    role: str,
-    ensemble_NC: np.ndarray,
-    replicas: dict[str, np.ndarray],
-    label_N: np.ndarray,
-    seed: int,
-) -> dict[str, Any]:
-    def rows(log_prob_NC: np.ndarray) -> np.ndarray:
-        return metrics.per_row(log_prob_NC, label_N)[metric]
-
-    return metrics.recovered(
-        rows(ensemble_NC),
-        np.stack([rows(r) for r in replicas[role]]),
-        np.stack([rows(r) for r in replicas["baseline"]]),
-        higher_is_better=metric == "accuracy",
-        seed=seed,
-    ).to_json()
-
-
-def _mean(every: list[dict[str, float | None]]) -> dict[str, float | None]:
-    out: dict[str, float | None] = {}
-    for key in every[0]:
-        values = [value for m in every if (value := m[key]) is not None]
-        out[key] = float(np.mean(values)) if len(values) == len(every) else None
-    return out
-
-
-def _parameters(teacher: MLP, student: MLP, count: int) -> dict[str, float]:
-    return {
-        "teacher": teacher.n_parameters,
-        "ensemble": teacher.n_parameters * count,
+        "teacher": total / len(every) if len(set(networks)) > 1 else networks[0],
+        "ensemble": total,
         "student": student.n_parameters,
-        "compression": teacher.n_parameters * count / student.n_parameters,
+        "compression": total / student.n_parameters,
     }
+
+
+def _bytes(run: RunDir) -> dict[str, int]:
+    """Sizes of all members' files, and of the student's."""
+    found = {}
+    for name, path in (("ensemble", TEACHERS_MANIFEST), ("student", STUDENT_MANIFEST)):
+        manifest = run.manifest(path)
+        records = manifest.files if manifest else []
+        found[name] = sum(r.bytes for r in records if name == "ensemble" or r.path == "student/model.safetensors")
+    return found

@@ -1,15 +1,15 @@
-"""Metrics of a classifier, and how much of an ensemble's edge a student recovered.
+"""Metrics of classifiers and of regressions. Every row counts once: weights of rows have no part in them.
 
-Axes: N rows, C classes, R replicas.
+Axes: N rows, C classes.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 ECE_BINS = 15
-RESAMPLES = 2000
+Scores = dict[str, Any]
+"""Metrics by name: numbers, None where there is none, or a list of such, one a class."""
 
 
 def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -38,28 +38,56 @@ def expected_calibration_error(prob_NC: np.ndarray, label_N: np.ndarray, bins: i
     return float(sum(gaps) / len(label_N))
 
 
-def roc_auc(prob_NC: np.ndarray, label_N: np.ndarray) -> float | None:
-    """Return the one-vs-rest ROC AUC, the mean over classes; None where a class has no row."""
-    from sklearn.metrics import roc_auc_score
+def areas(score_N: np.ndarray, of_class_N: np.ndarray) -> tuple[float, float]:
+    """Return the areas under the ROC and the precision-recall curve of one class against the rest.
 
+    The first is the share of pairs (a row of the class, another row) in the right order, a tie counting half
+    (Mann & Whitney 1947); the second is average precision, the mean precision at the score of each row of the class.
+    There must be rows of both kinds. One sort of all scores and a binary search for the class's rows: 100 classes of
+    200,000 rows take 0.2 s, where scikit-learn's curves take 9 s.
+    """
+    every_N, own_P = np.sort(score_N), np.sort(score_N[of_class_N])
+    rows, own = len(every_N), len(own_P)
+    below_P, up_to_P = (np.searchsorted(every_N, own_P, side) for side in ("left", "right"))
+    own_below_P, own_up_to_P = (np.searchsorted(own_P, own_P, side) for side in ("left", "right"))
+    right_P = (below_P - own_below_P) + (up_to_P - own_up_to_P)
+    precision_P = (own - own_below_P) / (rows - below_P)
+    return float(right_P.sum() / (2 * own * (rows - own))), float(precision_P.mean())
+
+
+def curves(prob_NC: np.ndarray, label_N: np.ndarray) -> dict[str, float | None]:
+    """Return ROC AUC and PR AUC (average precision): one-vs-rest, the mean over classes; of two classes, PR AUC is
+    that of class 1. None where a class has no row.
+    """
     classes = prob_NC.shape[1]
     if len(np.unique(label_N)) < classes:
-        return None
-    one_NC = label_N[:, None] == np.arange(classes)
-    return float(np.mean([roc_auc_score(one_NC[:, c], prob_NC[:, c]) for c in range(classes)]))
+        return {"roc_auc": None, "pr_auc": None}
+    found = np.array([areas(prob_NC[:, c], label_N == c) for c in range(classes)])
+    return {"roc_auc": float(found[:, 0].mean()), "pr_auc": float(found[1 if classes == 2 else slice(None), 1].mean())}
 
 
-def classification(log_prob_NC: np.ndarray, label_N: np.ndarray) -> dict[str, float | None]:
-    """Return accuracy, NLL (nats), Brier score (summed over classes, as Brier 1950), ECE and ROC AUC."""
+def recalls(named_N: np.ndarray, label_N: np.ndarray, classes: int) -> Scores:
+    """Return each class's recall, None where it has no row, and their mean, balanced accuracy, None where one is."""
+    rows_C = np.bincount(label_N, minlength=classes)
+    hits_C = np.bincount(label_N[named_N == label_N], minlength=classes)
+    recall_C = [float(hits / rows) if rows else None for hits, rows in zip(hits_C, rows_C, strict=True)]
+    return {"balanced_accuracy": mean_of(recall_C), "recall": recall_C}
+
+
+def classification(log_prob_NC: np.ndarray, label_N: np.ndarray) -> Scores:
+    """Return accuracy, NLL (nats), Brier score (summed over classes, as Brier 1950), ECE, ROC AUC and PR AUC, balanced
+    accuracy and the recall of every class.
+    """
     prob_NC = np.exp(log_prob_NC)
     rows = per_row(log_prob_NC, label_N)
-    one_hot_NC = label_N[:, None] == np.arange(prob_NC.shape[1])
+    brier_N = np.einsum("nc,nc->n", prob_NC, prob_NC) - 2 * np.exp(-rows["nll"]) + 1
     return {
         "accuracy": float(rows["accuracy"].mean()),
         "nll": float(rows["nll"].mean()),
-        "brier": float(((prob_NC - one_hot_NC) ** 2).sum(-1).mean()),
+        "brier": float(brier_N.mean()),
         "ece": expected_calibration_error(prob_NC, label_N),
-        "roc_auc": roc_auc(prob_NC, label_N),
+        **curves(prob_NC, label_N),
+        **recalls(log_prob_NC.argmax(-1), label_N, prob_NC.shape[1]),
     }
 
 
@@ -72,75 +100,32 @@ def fidelity(student_NC: np.ndarray, ensemble_NC: np.ndarray) -> dict[str, float
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recovered:
-    """(student - baseline) / (ensemble - baseline) of means over replicas, unclipped, with a 95 % interval.
-
-    `value`, `low` and `high` are None where the edge's own interval touches zero: there is no edge to recover.
-    `edge` and `gain` are the differences themselves, positive where the ensemble or the student is better;
-    each is (value, low, high).
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    edge: tuple[float, float, float]
-    gain: tuple[float, float, float]
-
-    def to_json(self) -> dict[str, Any]:
-        def interval(v: tuple[float, float, float]) -> dict[str, float]:
-            return dict(zip(("value", "low", "high"), v, strict=True))
-
-        out: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}
-        out |= {"edge": interval(self.edge), "gain": interval(self.gain)}
-        return out if self.value is not None else out | {"note": "no edge to recover"}
+def regression(value_N: np.ndarray, label_N: np.ndarray) -> Scores:
+    """Return RMSE and MAE, in the target's units, and R², None where all labels are one number."""
+    error_N = value_N - label_N
+    mse = float((error_N**2).mean())
+    r2 = 1 - mse / float(label_N.var()) if np.ptp(label_N) else None
+    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": r2}
 
 
-def recovered(
-    ensemble_N: np.ndarray,
-    student_RN: np.ndarray,
-    baseline_RN: np.ndarray,
-    *,
-    higher_is_better: bool,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Recovered:
-    """Return the recovered share of the ensemble's edge on a metric, given each row's value of it.
-
-    The interval is the percentile interval of a paired bootstrap: each resample draws test rows, the same for
-    all three, and replicas of student and baseline (Efron & Tibshirani 1993, chapter 13).
-    """
-    sign = 1.0 if higher_is_better else -1.0
-    edge, gain = _differences(ensemble_N.mean(), student_RN.mean(1), baseline_RN.mean(1), sign)
-    rng = np.random.default_rng(seed)
-    n_rows = len(ensemble_N)
-    stacked_MN = np.vstack([ensemble_N[None], student_RN, baseline_RN])
-    n_student = len(student_RN)
-    drawn = np.empty((resamples, 2))
-    for b in range(resamples):
-        counts_N = np.bincount(rng.integers(0, n_rows, n_rows), minlength=n_rows)
-        means_M = stacked_MN @ counts_N / n_rows
-        student_R, baseline_R = means_M[1 : 1 + n_student], means_M[1 + n_student :]
-        drawn[b] = _differences(
-            means_M[0],
-            rng.choice(student_R, len(student_R)),
-            rng.choice(baseline_R, len(baseline_R)),
-            sign,
-        )
-    edge_low, edge_high = np.quantile(drawn[:, 0], (0.025, 0.975))
-    gain_low, gain_high = np.quantile(drawn[:, 1], (0.025, 0.975))
-    found = {
-        "edge": (edge, float(edge_low), float(edge_high)),
-        "gain": (gain, float(gain_low), float(gain_high)),
+def likeness(student_N: np.ndarray, ensemble_N: np.ndarray) -> Scores:
+    """Return the RMSE of student against ensemble, and their correlation, None where one of them never varies."""
+    vary = np.ptp(student_N) and np.ptp(ensemble_N)
+    return {
+        "rmse": float(((student_N - ensemble_N) ** 2).mean() ** 0.5),
+        "correlation": float(np.corrcoef(student_N, ensemble_N)[0, 1]) if vary else None,
     }
-    if edge_low <= 0:
-        return Recovered(value=None, low=None, high=None, **found)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = np.nanquantile(drawn[:, 1] / drawn[:, 0], (0.025, 0.975))
-    return Recovered(value=gain / edge, low=float(low), high=float(high), **found)
 
 
-def _differences(ensemble: float, student_R: np.ndarray, baseline_R: np.ndarray, sign: float) -> tuple[float, float]:
-    """Return the ensemble's and the student's lead over the baseline."""
-    base = float(baseline_R.mean())
-    return sign * (float(ensemble) - base), sign * (float(student_R.mean()) - base)
+def mean_of(values: list[Any]) -> Any:
+    """Return the mean of numbers, or of lists number by number; None where one of them is None."""
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], list):
+        return [mean_of(list(each)) for each in zip(*values, strict=True)]
+    return float(np.mean(values))
+
+
+def mean_scores(every: list[Scores]) -> Scores:
+    """Return the mean of each metric over several models."""
+    return {name: mean_of([scores[name] for scores in every]) for name in every[0]}

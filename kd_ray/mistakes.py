@@ -1,9 +1,13 @@
-"""A config's mistakes as lines for a person: the key, what it must be, what came."""
+"""Mistakes as lines for a person: what must hold, what came; a config's with the key."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+from kd_ray.errors import DataError
 
 
 def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
@@ -18,7 +22,7 @@ def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
             lines.setdefault(key, _unknown_key(key, keys[-1], list(node.model_fields)))
             continue
         allowed = (field.json_schema_extra or {}).get("allowed") if field is not None else None
-        lines.setdefault(key, f"{key or 'config'}: must be {allowed or item['msg']}; got {_short(item['input'])}")
+        lines.setdefault(key, f"{key or 'config'}: must be {allowed or item['msg']}; got {short(item['input'])}")
     return [line for key, line in lines.items() if not any(other.startswith(f"{key}.") for other in lines)]
 
 
@@ -56,6 +60,43 @@ def _unknown_key(key: str, name: str, known: list[str]) -> str:
     return f"{key}: unknown key; {hint}allowed here: {', '.join(known)}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return how Python writes a value, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+MAX_LINE = 1_000
+
+
+class Mistakes:
+    """Mistakes in data, gathered until all are known."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, *lines: str) -> None:
+        """Take lines; one that is there already is not taken again, and what is longer than a screen is cut."""
+        for line in "\n".join(lines).splitlines():
+            cut = line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."
+            if cut not in self.lines:
+                self.lines.append(cut)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Take the lines of a DataError that is raised inside, and go on."""
+        try:
+            yield
+        except DataError as error:
+            self.add(str(error))
+
+    def check(self) -> None:
+        """Raise one DataError with all lines, where there are any."""
+        if self.lines:
+            raise DataError("\n".join(self.lines))
+
+
+def near(name: str, known: list[str]) -> str:
+    """Return words that name the nearest of `known`, to end a sentence with, or none."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -8,9 +8,12 @@ as if it were alone, so a member does not depend on who shares its pack.
 Axes: K members, B rows, D features, I and O units in and out of a layer, C classes, P parameters of all members.
 """
 
+import math
+
 import numpy as np
 import torch
 
+from kd_ray.inputs import PackedInputs
 from kd_ray.models import MLP
 
 _ALIGN = 16  # floats in a cache line: what updates all weights in one loop then has no scalar tail
@@ -25,14 +28,19 @@ class PackedMLP:
         self.members = members
         self._blocks: list[tuple[int, tuple[int, int, int]]] = []
         size = 0
+        shapes: list[tuple[int, int, int]] = []
         for units_in, units_out in spec.layers:
-            for rows in (units_in, 1):
-                self._blocks.append((size, (members, rows, units_out)))
-                size += -(-members * rows * units_out // _ALIGN) * _ALIGN
+            shapes += [(members, units_in, units_out), (members, 1, units_out)]
+        shapes += [(members, levels, units) for _, levels, units in spec.inputs.embedded]
+        for shape in shapes:
+            self._blocks.append((size, shape))
+            size += -(-math.prod(shape) // _ALIGN) * _ALIGN
         self.flat_P = torch.zeros(size, device=device)
         self.grad_P = torch.zeros_like(self.flat_P)
-        self._weights = self._views(self.flat_P)
-        self._grads = self._views(self.grad_P)
+        self._weights, self._tables = self._views(self.flat_P)
+        self._grads, table_grads = self._views(self.grad_P)
+        self._inputs = None if spec.inputs.is_plain else PackedInputs(spec.inputs, self._tables, table_grads)
+        self._shown_K1D: torch.Tensor | None = None
         self._seen: list[torch.Tensor] = []
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
 
@@ -43,10 +51,19 @@ class PackedMLP:
             found = self._buffers[use, layer] = torch.empty(shape, dtype=dtype, device=self.flat_P.device)
         return found
 
-    def _views(self, flat_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each layer's weight_KIO and bias_K1O, contiguous: a batched product can then write straight into them."""
-        views = [flat_P[start : start + shape[0] * shape[1] * shape[2]].view(shape) for start, shape in self._blocks]
-        return list(zip(views[::2], views[1::2], strict=True))
+    def _views(self, flat_P: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
+        """Each layer's weight_KIO and bias_K1O, and the tables_KLE: contiguous, so that products write into them."""
+        views = [flat_P[start : start + math.prod(shape)].view(shape) for start, shape in self._blocks]
+        layers = 2 * len(self.spec.layers)
+        return list(zip(views[:layers:2], views[1:layers:2], strict=True)), views[layers:]
+
+    def show(self, member: int, seen_D: np.ndarray) -> None:
+        """Let a member see some features only: the others are 0 to it, and code 0 is a missing category."""
+        if seen_D.all():
+            return
+        if self._shown_K1D is None:
+            self._shown_K1D = torch.ones(self.members, 1, len(seen_D), device=self.flat_P.device)
+        self._shown_K1D[member, 0] = torch.from_numpy(seen_D)
 
     def load(self, member: int, weights: dict[str, torch.Tensor]) -> None:
         """Set one member's weights, named and shaped as in `MLP.module().state_dict()`."""
@@ -55,6 +72,8 @@ class PackedMLP:
         ):
             weight_KIO[member].copy_(weights[weight_name].T)
             bias_K1O[member, 0].copy_(weights[bias_name])
+        for name, table_KLE in zip(self.spec.inputs.table_names(), self._tables, strict=True):
+            table_KLE[member].copy_(weights[name])
 
     def weights(self, member: int) -> dict[str, torch.Tensor]:
         """Return a copy of one member's weights on the CPU, as `MLP.module().load_state_dict` takes them."""
@@ -64,6 +83,8 @@ class PackedMLP:
         ):
             named[weight_name] = weight_KIO[member].T.cpu().clone(memory_format=torch.contiguous_format)
             named[bias_name] = bias_K1O[member, 0].cpu().clone()
+        for name, table_KLE in zip(self.spec.inputs.table_names(), self._tables, strict=True):
+            named[name] = table_KLE[member].cpu().clone()
         return named
 
     def forward(self, x_KBD: torch.Tensor, dropout: list[np.random.Generator] | None = None) -> torch.Tensor:
@@ -71,9 +92,11 @@ class PackedMLP:
 
         With `dropout` (a random stream a member) it drops units and remembers the way back.
         """
-        self._seen = [x_KBD]
         members, rows = x_KBD.shape[:2]
-        hidden = x_KBD
+        hidden = x_KBD = x_KBD if self._shown_K1D is None else x_KBD * self._shown_K1D
+        if self._inputs:
+            hidden = self._inputs.forward(x_KBD, self._buffer("in", 0, (members, rows, self.spec.inputs.width)))
+        self._seen = [hidden]
         for layer, (weight_KIO, bias_K1O) in enumerate(self._weights):
             out_KBO = self._buffer("out", layer, (members, rows, weight_KIO.shape[-1]))
             hidden = torch.bmm(hidden, weight_KIO, out=out_KBO).add_(bias_K1O)
@@ -117,11 +140,14 @@ class PackedMLP:
                 torch.ops.aten.threshold_backward.grad_input(grad, seen, 0.0, grad_input=grad)
                 if self.spec.dropout[layer - 1]:
                     grad.mul_(1 / (1 - self.spec.dropout[layer - 1]))
+        if self._inputs:
+            self._inputs.backward(grad, self._weights[0][0])
         self._seen = []
 
     def finite(self) -> np.ndarray:
         """Return for each member, shape [K], whether all its weights are finite."""
-        finite_KL = [part.isfinite().all(-1).all(-1) for pair in self._weights for part in pair]
+        parts = [part for pair in self._weights for part in pair] + self._tables
+        finite_KL = [part.isfinite().all(-1).all(-1) for part in parts]
         return np.asarray(torch.stack(finite_KL).all(0).cpu())
 
     def logits(self, x_BD: torch.Tensor, *, rows_at_once: int = 512) -> torch.Tensor:

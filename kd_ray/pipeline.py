@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, soft_targets, student, teachers
+from kd_ray import data, evaluate, groups, soft_targets, student, teachers
 from kd_ray.config import Config
 from kd_ray.ensemble import TEACHERS_MANIFEST
 from kd_ray.errors import KdRayError
@@ -95,15 +95,16 @@ def fingerprints(config: Config) -> dict[str, str]:
 
     Where and how fast something is computed (resources, packs, workers) does not count.
     """
-    made = fingerprint("data", config.data.model_dump())
-    teachers_knobs = config.teachers.model_dump(exclude={"count", "resources", "pack_size"})
-    member = fingerprint("teachers", config.seed, teachers_knobs, made)
-    labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), config.teachers.count, member)
+    made = fingerprint("data", config.data.model_dump(), *data.depends_on(config))
+    shared = fingerprint("teachers", config.seed, config.teachers.model_dump(exclude=groups.OWN), made)
+    trained = [member.fingerprint(shared) for member in groups.members(config.teachers)]
+    said_by = [trained, config.teachers.weights, config.teachers.clip]
+    labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), *said_by)
     distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
     measured = fingerprint("evaluation", distilled)
     return {
         "data": made,
-        "teachers": member,
+        "teachers": shared,
         "soft_targets": labelled,
         "student": distilled,
         "evaluation": measured,
@@ -144,7 +145,7 @@ class _Steps:
         found = self.run.finished(stage.manifest, self.prints[stage.name])
         if found is None or stage.name not in self.record["stages"]:
             return False
-        return stage.name != "teachers" or found.summary["members"] == self.config.teachers.count
+        return stage.name != "teachers" or teachers.are_those_of(self.config.teachers, found)
 
     def _forget_from(self, stage: Stage) -> None:
         for later in STAGES[STAGES.index(stage) :]:

@@ -5,7 +5,9 @@ labels and writes it whole, and only the file's record travels back. So no label
 memory does not grow with the rows, and a shard that is retried replaces itself.
 """
 
+import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,52 +15,52 @@ import pyarrow as pa
 import ray
 import torch
 
-from kd_ray import config as knobs
-from kd_ray import tables
-from kd_ray.ensemble import load_ensemble, mean_in_order, spec_of
+from kd_ray import knobs, tables
+from kd_ray.config import Config
+from kd_ray.ensemble import load_ensemble
 from kd_ray.errors import KdRayError, ManifestError
-from kd_ray.models import MLP
+from kd_ray.groups import members, words_of
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.scheduling import Ask
 from kd_ray.session import Session
 from kd_ray.tables import SOFT_TARGETS_MANIFEST, Dataset, Positions
-from kd_ray.transfer import Shard, Synthesis, shards
+from kd_ray.transfer import Pool, Shard, Synthesis, shards
+from kd_ray.transfer_set import known
 
 MAX_MEMBER_VALUES = 1024
 ROWS_PER_FILE = 131_072
 POOL_ROWS = 1_000_000
+NEIGHBOURS = 65_536  # rows of the pool where every parent is compared with all of them
+PARENTS = ("train", "unlabelled")
 ROWS_AT_ONCE = 16_384
 
 
-def label(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
+def label(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Label the transfer set and write its manifest. Raises ResourceError, ManifestError."""
-    data, wanted, members = Dataset.open(run), config.soft_targets, config.teachers.count
+    data, wanted, count = Dataset.open(run), config.soft_targets, len(members(config.teachers))
     synthesis = Synthesis(seed=config.seed, **wanted.transfer.model_dump())
     ask = Ask(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
     slots = session.slots(ask, stage="soft_targets")
-    total = len(Positions(data, "train")) * synthesis.copies
+    total = len(Positions(data, *PARENTS)) * synthesis.copies
     plan = shards(total, _rows_per_file(wanted, total, slots))
     run.remove("soft_targets")
-    spec = spec_of(config.teachers.model, data)
-    keep_members = wanted.member_log_probs and members * spec.n_classes <= MAX_MEMBER_VALUES
-    pool = ray.put(_pool(data)) if synthesis.needs_pool else None
+    keep_members = wanted.member_log_probs and count * data.n_outputs <= MAX_MEMBER_VALUES
+    pool = ray.put(_pool(data, synthesis)) if synthesis.copies > 1 else None
     records: dict[int, FileRecord] = {}
-    rows = 0
-    for record in _label_all(plan, (run, spec, members, synthesis, pool, keep_members), ask, slots):
+    origins: Counter[str] = Counter()
+    for record in _label_all(plan, (run, config, synthesis, pool, keep_members), ask, slots):
         number = record.pop("number")
+        origins.update(json.loads(record.pop("origins")))
         records[number] = FileRecord(**record)
-        rows += record["rows"]
-        report(rows, total, f"{rows:,} of {total:,} rows labelled")
+        report(origins.total(), total, f"{origins.total():,} of {total:,} rows labelled")
     if sorted(records) != [shard.number for shard in plan]:
         raise ManifestError(f"{run}/soft_targets: {len(records)} of {len(plan)} shards came back; run again")
     summary = {
         "rows": total,
-        "origins": {"train": total // synthesis.copies, synthesis.kind: total - total // synthesis.copies}
-        if synthesis.copies > 1
-        else {"train": total},
-        "teachers": members,
-        "classes": data.schema["task"]["classes"],
+        "origins": dict(sorted(origins.items())),
+        "teachers": count,
+        "classes": data.schema["task"].get("classes"),
         "temperature": 1.0,
         "member_log_probs": keep_members,
     }
@@ -75,10 +77,12 @@ def _rows_per_file(config: knobs.SoftTargets, total: int, slots: int) -> int:
     return min(ROWS_PER_FILE, math.ceil(total / slots))
 
 
-def _pool(data: Dataset) -> np.ndarray:
-    """Rows that mixup and swap draw partners from: the training rows, or as many of them spread evenly."""
-    features_ND = data.rows("train").features_ND
-    return np.ascontiguousarray(features_ND[:: math.ceil(len(features_ND) / POOL_ROWS)])
+def _pool(data: Dataset, synthesis: Synthesis) -> Pool:
+    """The training rows, or as many of them as a kind of synthesis can look through, spread evenly."""
+    rows = data.rows("train")
+    most = NEIGHBOURS if synthesis.needs_neighbours else POOL_ROWS
+    spread = rows.at(slice(None, None, math.ceil(len(rows.label_N) / most)))
+    return Pool.of(spread, data.schema["features"]["names"], data.levels_D)
 
 
 def _label_all(plan: list[Shard], how: tuple[Any, ...], ask: Ask, slots: int) -> Any:
@@ -113,17 +117,18 @@ def _cause(error: BaseException) -> BaseException:
 class Labeller:
     """Holds the packed ensemble on one device and turns shards into files."""
 
-    def __init__(
-        self, run: RunDir, spec: MLP, members: int, synthesis: Synthesis, pool: Any, keep_members: bool
-    ) -> None:
+    def __init__(self, run: RunDir, config: Config, synthesis: Synthesis, pool: Any, keep_members: bool) -> None:
         data = Dataset.open(run)
         self.run, self.synthesis, self.keep_members = run, synthesis, keep_members
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         torch.set_num_threads(1)
-        self.ensemble = load_ensemble(run, spec, members, self.device)
-        self.parents = Positions(data, "train")
+        self.ensemble = load_ensemble(run, config.teachers, config.seed, self.device)
+        self.parents, self.is_regression = (
+            Positions(data, *PARENTS, words=words_of(config.teachers)),
+            data.is_regression,
+        )
         self.n_source_rows = sum(data.schema["rows"].values())
-        self.pool_ND = None if pool is None else ray.get(pool)
+        self.pool: Pool | None = None if pool is None else ray.get(pool)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         shard = Shard(number=int(batch["number"][0]), start=int(batch["start"][0]), stop=int(batch["stop"][0]))
@@ -139,29 +144,34 @@ class Labeller:
             "bytes": [record.bytes],
             "sha256": [record.sha256],
             "rows": [record.rows],
+            "origins": [json.dumps(Counter(table["origin"].to_pylist()))],
         }
 
     def _table(self, copy: int, first: int, past: int) -> pa.Table:
         """Label copy `copy` of the parents at positions `first` to `past` - 1."""
         parents = self.parents.take(first, past)
         row_id_N = parents.row_id_N + copy * self.n_source_rows
+        features_ND, is_known_N = parents.features_ND, known(parents.label_N)
+        origin_N = np.where(is_known_N, *PARENTS)
         if copy:
-            features_ND = self.synthesis.rows(row_id_N, parents.features_ND, self.pool_ND).astype(np.float32)
-        else:
-            features_ND = parents.features_ND
+            assert self.pool is not None
+            features_ND = self.synthesis.rows(row_id_N, parents, self.pool)
+            origin_N, is_known_N = self.synthesis.kinds(row_id_N), np.zeros_like(is_known_N)
         with torch.no_grad():
-            logits_KNC = self.ensemble.logits(torch.from_numpy(np.array(features_ND)).to(self.device))
-            mean_NC = mean_in_order(logits_KNC).cpu().numpy()
-            log_probs_NX = logits_KNC.log_softmax(-1).half().permute(1, 0, 2).flatten(1).cpu().numpy()
-        rows = len(row_id_N)
+            on_device_ND = torch.from_numpy(np.array(features_ND)).to(self.device)
+            logits_MNC = self.ensemble.logits(on_device_ND, None if copy else parents.word_NX)
+            mean_NC = self.ensemble.mean(logits_MNC, row_id_N, learned_N=is_known_N, have_words=not copy)
+            said_MNC = logits_MNC if self.is_regression else logits_MNC.log_softmax(-1)
+            said_NX = said_MNC.half().permute(1, 0, 2).flatten(1).cpu().numpy()
+        label_type = pa.float32() if self.is_regression else pa.int32()
         columns = {
             "row_id": pa.array(row_id_N, pa.int64()),
             "parent_row_id": pa.array(parents.row_id_N, pa.int64()),
-            "origin": pa.array([self.synthesis.kind if copy else "train"] * rows, pa.string()),
+            "origin": pa.array(origin_N, pa.string()),
             "features": tables.fixed_lists(features_ND, pa.float32()),
-            "label": pa.nulls(rows, pa.int32()) if copy else pa.array(parents.label_N, pa.int32()),
-            "logits": tables.fixed_lists(mean_NC, pa.float32()),
+            "label": pa.array(parents.label_N, label_type, mask=~is_known_N),
+            "logits": tables.fixed_lists(mean_NC.cpu().numpy(), pa.float32()),
         }
         if self.keep_members:
-            columns["member_log_probs"] = tables.fixed_lists(log_probs_NX, pa.float16())
+            columns["member_log_probs"] = tables.fixed_lists(said_NX, pa.float16())
         return pa.table(columns)

@@ -23,9 +23,9 @@ import ray.train.torch
 import torch
 from safetensors.torch import save
 
-from kd_ray import config as knobs
-from kd_ray import metrics, tables
-from kd_ray.distillation import ROLES, Member, members_of, objective, read_transfer_set
+from kd_ray import knobs, tables
+from kd_ray.config import Config
+from kd_ray.distillation import ROLES, Member, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import KdRayError, RunError
 from kd_ray.packing import PackedMLP
@@ -34,7 +34,9 @@ from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.scheduling import Ask
 from kd_ray.session import Session
 from kd_ray.tables import STUDENT_MANIFEST, Dataset
+from kd_ray.tasks import Task, selection_score, task_of
 from kd_ray.training import Recipe, Share, Streams, fit
+from kd_ray.transfer_set import read_transfer_set
 
 STUDENT_STREAM = 2  # first word of a student's seed, before its replica
 Tell = Callable[[int, str], None]
@@ -50,7 +52,7 @@ class Work:
     fingerprint: str
 
 
-def distill(config: knobs.Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
+def distill(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Train the pack and write its files. Raises DivergedError, ManifestError, ResourceError, RunError."""
     for role in ROLES:
         run.remove(role)
@@ -158,7 +160,7 @@ def train_on_worker(arguments: dict[str, Any]) -> None:
     work: Work = arguments["work"]
     tell: Tell = arguments["tell"]
     data = Dataset.open(work.run)
-    transfer = read_transfer_set(work.run, work.config.averaging)
+    transfer = read_transfer_set(data, work.config.averaging)
     members = members_of(work.config, transfer)
     device = str(ray.train.torch.get_device())
     share = _share()
@@ -168,25 +170,25 @@ def train_on_worker(arguments: dict[str, Any]) -> None:
     pack = PackedMLP(spec, len(members), device)
     for k, stream in enumerate(streams):
         pack.load(k, spec.initial_weights(stream.weights))
-    valid = data.rows("valid")
-    valid_ND = torch.from_numpy(valid.features_ND).to(device)
+    task, valid = task_of(data.schema), data.rows("valid")
+    valid_ND, truth_N = torch.from_numpy(valid.features_ND).to(device), task.truth(valid.label_N)
     history: list[tuple[np.ndarray, np.ndarray]] = []
     begun = time.perf_counter()
     for loss_K in fit(
         pack,
         torch.from_numpy(transfer.features_ND).to(device),
-        objective(members, transfer, work.config.averaging, device),
+        objective(work.config, members, transfer, device, share.sum_),
         rows=[member.rows_N for member in members],
         streams=streams,
         recipe=recipe_of(work.config, len(transfer.real_N)),
         names=[f"{member.role} (replica {member.replica})" for member in members],
         share=share,
     ):
-        history.append((loss_K, _valid_nll(pack, valid_ND, valid.label_N)))
+        history.append((loss_K, _valid_scores(task, pack, valid_ND, truth_N)))
         if share.rank == 0:
             tell(len(history), f", loss {loss_K[: work.config.replicas].mean():.4f}")
     if share.rank == 0:
-        _write(work, members, pack, history, time.perf_counter() - begun)
+        _write(work, task, members, pack, history, time.perf_counter() - begun)
 
 
 def recipe_of(config: knobs.Student, n_train: int) -> Recipe:
@@ -210,17 +212,18 @@ def _share() -> Share:
     return Share(rank=context.get_world_rank(), world=world, sum_=torch.distributed.all_reduce)
 
 
-def _valid_nll(pack: PackedMLP, features_ND: torch.Tensor, label_N: np.ndarray) -> np.ndarray:
-    """Each model's NLL on the validation rows, NaN where there are none."""
-    if not len(label_N):
+def _valid_scores(task: Task, pack: PackedMLP, features_ND: torch.Tensor, truth_N: np.ndarray) -> np.ndarray:
+    """Each model's NLL or RMSE on the validation rows, NaN where there are none."""
+    if not len(truth_N):
         return np.full(pack.members, np.nan)
     with torch.no_grad():
-        logits_KNC = pack.logits(features_ND).cpu().numpy()
-    return np.array([metrics.per_row(metrics.log_softmax(z), label_N)["nll"].mean() for z in logits_KNC])
+        values_KNC = pack.logits(features_ND).cpu().numpy()
+    return np.array([selection_score(task, values_NC, truth_N) for values_NC in values_KNC])
 
 
 def _write(
     work: Work,
+    task: Task,
     members: list[Member],
     pack: PackedMLP,
     history: list[tuple[np.ndarray, np.ndarray]],
@@ -228,39 +231,41 @@ def _write(
 ) -> None:
     files: list[FileRecord] = []
     summary: dict[str, Any] = {"training_seconds": {}, "replicas": work.config.replicas}
-    loss_EK, nll_EK = (np.stack(part) for part in zip(*history, strict=True))
+    loss_EK, valid_EK = (np.stack(part) for part in zip(*history, strict=True))
     for role in dict.fromkeys(member.role for member in members):
         slots = [k for k, member in enumerate(members) if member.role == role]
-        final_nll = nll_EK[-1, slots]
-        best = 0 if np.isnan(final_nll).any() else int(final_nll.argmin())
+        final = valid_EK[-1, slots]
+        chosen = not np.isnan(final).any()
+        best = int(final.argmin()) if chosen else 0
         # Every model of the pack takes the same steps over the same shapes, so each has an equal part of its time.
         part = seconds * len(slots) / len(members)
         facts = {
             "replica": best,
-            "selected_by": "none: the first" if np.isnan(final_nll).any() else "validation NLL",
-            "valid_nll": [None if np.isnan(nll) else float(nll) for nll in final_nll],
+            "selected_by": f"validation {task.selection.upper()}" if chosen else "none: the first",
+            f"valid_{task.selection}": [None if np.isnan(score) else float(score) for score in final],
             "loss": [float(loss) for loss in loss_EK[-1, slots]],
             "seconds": part,
         }
         summary["training_seconds"][role] = part
         replicas = {f"{r}/{name}": value for r, k in enumerate(slots) for name, value in pack.weights(k).items()}
+        past = _history(loss_EK[:, slots], valid_EK[:, slots], f"valid_{task.selection}")
         files += [
             work.run.write_bytes(f"{role}/model.safetensors", save(pack.weights(slots[best]))),
             work.run.write_bytes(f"{role}/replicas.safetensors", save(replicas)),
-            tables.write(work.run, f"{role}/history.parquet", _history(loss_EK[:, slots], nll_EK[:, slots])),
+            tables.write(work.run, f"{role}/history.parquet", past),
             work.run.write_json(f"{role}/metrics.json", facts),
         ]
     manifest = Manifest(fingerprint=work.fingerprint, files=files, summary=summary)
     work.run.write_bytes(STUDENT_MANIFEST, manifest.to_json())
 
 
-def _history(loss_ER: np.ndarray, nll_ER: np.ndarray) -> pa.Table:
+def _history(loss_ER: np.ndarray, valid_ER: np.ndarray, valid_name: str) -> pa.Table:
     epochs, replicas = loss_ER.shape
     return pa.table(
         {
             "epoch": np.repeat(np.arange(1, epochs + 1), replicas),
             "replica": np.tile(np.arange(replicas), epochs),
             "loss": loss_ER.reshape(-1),
-            "valid_nll": pa.array(nll_ER.reshape(-1), from_pandas=True),
+            valid_name: pa.array(valid_ER.reshape(-1), from_pandas=True),
         }
     )

@@ -5,7 +5,8 @@ Features of any shape are stored flat, their shape is in the data stage's schema
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     width = column.type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
     return np.concatenate(chunks) if chunks else np.empty((0, width))
+
+
+def labels(column: pa.ChunkedArray) -> np.ndarray:
+    """Return class indices as torch takes them, -1 where unknown, or a regression's numbers, NaN where unknown."""
+    if pa.types.is_floating(column.type):
+        return to_numpy(column.fill_null(np.nan))
+    return to_numpy(column.fill_null(-1)).astype(np.int64)
 
 
 def write(run: RunDir, relative: str, table: pa.Table) -> FileRecord:
@@ -66,14 +74,19 @@ STUDENT_MANIFEST = "student/manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of one split in order of their ids: ids, features (one row each, flat) and labels."""
+    """Rows of one split in order of their ids: ids, features (one row each, flat), labels, weights and words.
+
+    Without a column of weights, all are 1. Words are columns of the user's table, those asked for.
+    """
 
     row_id_N: np.ndarray
     features_ND: np.ndarray
     label_N: np.ndarray
+    weight_N: np.ndarray
+    word_NX: np.ndarray | None = None
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Rows":
+    def of(cls, table: pa.Table, words: Sequence[str] = ()) -> "Rows":
         ids = to_numpy(table["row_id"])
         order = np.argsort(ids, kind="stable")
         if len(ids) and (np.diff(ids[order]) == 0).any():
@@ -81,7 +94,9 @@ class Rows:
         return cls(
             row_id_N=ids[order],
             features_ND=to_numpy(table["features"])[order],
-            label_N=to_numpy(table["label"])[order].astype(np.int64),
+            label_N=labels(table["label"])[order],
+            weight_N=_weights(table)[order],
+            word_NX=np.stack([to_numpy(table[name]) for name in words], 1)[order] if words else None,
         )
 
     @classmethod
@@ -90,14 +105,28 @@ class Rows:
             row_id_N=np.concatenate([part.row_id_N for part in parts]),
             features_ND=np.concatenate([part.features_ND for part in parts]),
             label_N=np.concatenate([part.label_N for part in parts]),
+            weight_N=np.concatenate([part.weight_N for part in parts]),
+            word_NX=None if parts[0].word_NX is None else np.concatenate([part.word_NX for part in parts]),
         )
 
-    def slice(self, first: int, past: int) -> "Rows":
+    def of_columns(self, columns: list[int] | None) -> "Rows":
+        """Return the rows with some features only; None stands for all."""
+        return self if columns is None else replace(self, features_ND=self.features_ND[:, columns])
+
+    def at(self, positions: slice | np.ndarray) -> "Rows":
         return Rows(
-            row_id_N=self.row_id_N[first:past],
-            features_ND=self.features_ND[first:past],
-            label_N=self.label_N[first:past],
+            row_id_N=self.row_id_N[positions],
+            features_ND=self.features_ND[positions],
+            label_N=self.label_N[positions],
+            weight_N=self.weight_N[positions],
+            word_NX=None if self.word_NX is None else self.word_NX[positions],
         )
+
+
+def _weights(table: pa.Table) -> np.ndarray:
+    if "weight" not in table.column_names:
+        return np.ones(table.num_rows, np.float32)
+    return to_numpy(table["weight"].fill_null(1.0))
 
 
 @dataclass(frozen=True)
@@ -123,28 +152,65 @@ class Dataset:
     def n_features(self) -> int:
         return math.prod(self.schema["features"]["shape"])
 
+    @property
+    def levels_D(self) -> list[int]:
+        """Levels of each feature: 0 is a number; else the feature is a code, a whole number from 0 to levels - 1."""
+        return list(self.schema["features"].get("levels") or [0] * self.n_features)
+
+    @property
+    def is_regression(self) -> bool:
+        """Then labels, logits and predictions are numbers in units of the task's `scale` from its `mean`."""
+        return bool(self.schema["task"]["kind"] == "regression")
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that a model says of a row: a logit a class, or the one value of a regression."""
+        return 1 if self.is_regression else self.n_classes
+
     def files(self, split: str) -> list[FileRecord]:
         return [record for record in self.manifest.files if record.path.startswith(f"data/{split}/")]
 
-    def rows(self, split: str) -> Rows:
-        """Return all rows of a split. Raises ManifestError where a file is not what was written."""
+    def rows(self, split: str, words: Sequence[str] = ()) -> Rows:
+        """Return all rows of a split, with the columns `words`.
+
+        Raises ManifestError where a file is not what was written.
+        """
         records = self.files(split)
         if not records:
             width = self.n_features
             return Rows(
                 row_id_N=np.empty(0, np.int64),
                 features_ND=np.empty((0, width), np.float32),
-                label_N=np.empty(0, np.int64),
+                label_N=np.empty(0, np.float32 if self.is_regression else np.int64),
+                weight_N=np.empty(0, np.float32),
             )
-        return Rows.of(pa.concat_tables([read(self.run, record) for record in records]))
+        return self._rows(f"data/{split}", records, words)
+
+    def read(self, record: FileRecord, words: Sequence[str] = ()) -> Rows:
+        """Return a file's rows. Raises ManifestError where it is not what was written, or a code has no level."""
+        return self._rows(record.path, [record], words)
+
+    def _rows(self, where: str, records: list[FileRecord], words: Sequence[str]) -> Rows:
+        rows = Rows.of(pa.concat_tables([read(self.run, record) for record in records]), words)
+        for d, levels in ((d, levels) for d, levels in enumerate(self.levels_D) if levels):
+            code_N = rows.features_ND[:, d]
+            wrong_N = ~((code_N >= 0) & (code_N < levels) & (code_N == np.floor(code_N)))
+            if wrong_N.any():
+                at = int(wrong_N.argmax())
+                raise ManifestError(
+                    f"{self.run}/{where}: feature {self.schema['features']['names'][d]!r} must be a whole number from "
+                    f"0 to {levels - 1}, as data/schema.json says; row {rows.row_id_N[at]} has {code_N[at]:g}: "
+                    "delete the run's folder and run again"
+                )
+        return rows
 
 
 class Positions:
-    """Rows of a split by their position in order of ids, read file by file; the last file is kept."""
+    """Rows of one split after another by their position, in order of ids, read file by file; the last file is kept."""
 
-    def __init__(self, data: Dataset, split: str) -> None:
-        self._run = data.run
-        self._files = data.files(split)
+    def __init__(self, data: Dataset, *splits: str, words: Sequence[str] = ()) -> None:
+        self._data, self._words = data, words
+        self._files = [record for split in splits for record in data.files(split)]
         self._starts = np.cumsum([0, *(record.rows for record in self._files)])
         self._kept: tuple[int, Rows] | None = None
 
@@ -156,10 +222,10 @@ class Positions:
         parts = []
         for number, (start, stop) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
             if start < past and first < stop:
-                parts.append(self._file(number).slice(max(0, first - start), min(stop, past) - start))
+                parts.append(self._file(number).at(slice(max(0, first - start), min(stop, past) - start)))
         return Rows.concat(parts)
 
     def _file(self, number: int) -> Rows:
         if self._kept is None or self._kept[0] != number:
-            self._kept = (number, Rows.of(read(self._run, self._files[number])))
+            self._kept = (number, self._data.read(self._files[number], self._words))
         return self._kept[1]

@@ -89,6 +89,7 @@ def annotated(section: BaseModel) -> str:
 
 def _annotated(section: BaseModel, pad: str) -> list[str]:
     lines = []
+    plain = section.model_dump()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):
@@ -96,7 +97,7 @@ def _annotated(section: BaseModel, pad: str) -> list[str]:
             continue
         extra = field.json_schema_extra
         allowed = extra.get("allowed") if isinstance(extra, dict) else None
-        inline = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+        inline = yaml.safe_dump(plain[name], default_flow_style=True, allow_unicode=True, width=1000)
         lines.append(f"{pad}# {field.description} ({allowed})")
         lines.append(f"{pad}{name}: {inline.removesuffix('...' + chr(10)).strip()}")
     return lines

@@ -1,5 +1,6 @@
 """The data stage against scikit-learn's own split and scaler."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kd_ray import data
 from kd_ray.config import Config
+from kd_ray.data import generated
 from kd_ray.errors import DataError
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
@@ -42,6 +44,21 @@ def test_split_and_scale_are_scikit_learns(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept["scale"], scaler.scale_)
 
 
+def test_the_default_rows_are_what_they_were_before_other_sources_came(tmp_path: Path) -> None:
+    run = RunDir.at(str(tmp_path), "trial")
+    data.prepare(Config(), run, Session(), lambda done, total, note: None, "fingerprint")
+    found = Dataset.open(run)
+    digests = [hashlib.sha256(found.rows(name).features_ND.tobytes()).hexdigest()[:16] for name in ("train", "test")]
+    assert digests == ["0453228147b5f28a", "42917c1845335c8a"]
+
+
+def test_stratified_splits_are_scikit_learns(tmp_path: Path) -> None:
+    found = prepared(tmp_path, {"test": 0.2, "stratify": True})
+    _, labels = make_classification(**OPTIONS)
+    _, test = train_test_split(np.arange(300), test_size=0.2, random_state=42, stratify=labels)
+    assert found.rows("test").row_id_N.tolist() == sorted(test)
+
+
 def test_validation_rows_come_out_of_the_training_rows(tmp_path: Path) -> None:
     without = prepared(tmp_path / "a", {"test": 0.2}).rows("train").row_id_N
     found = prepared(tmp_path / "b", {"test": 0.2, "valid": 0.25})
@@ -56,14 +73,14 @@ def test_a_split_may_be_a_number_of_rows(tmp_path: Path) -> None:
 
 
 def test_a_table_larger_than_a_file_is_written_as_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "ROWS_PER_FILE", 100)
+    monkeypatch.setattr(generated, "ROWS_PER_FILE", 100)
     found = prepared(tmp_path, {"test": 50})
     assert [record.rows for record in found.files("train")] == [100, 100, 50]
     assert len(found.rows("train").row_id_N) == 250
 
 
 def test_a_constant_column_is_centred_and_not_scaled() -> None:
-    mean_D, scale_D = data._fit_scaler(np.array([[1.0, 7.1], [3.0, 7.1], [5.0, 7.1]]))
+    mean_D, scale_D = generated.fit_scaler(np.array([[1.0, 7.1], [3.0, 7.1], [5.0, 7.1]]))
     assert mean_D.tolist() == pytest.approx([3.0, 7.1])
     assert scale_D.tolist() == pytest.approx([np.std([1, 3, 5]), 1.0])
 

@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from kd_ray import errors
-from kd_ray.errors import KdRayError
+from kd_ray.errors import DataError, KdRayError
+from kd_ray.mistakes import Mistakes, near
 
 
 def tree(base: type[KdRayError]) -> list[type[KdRayError]]:
@@ -44,3 +45,19 @@ def test_the_users_mistakes_exit_with_2_and_ours_with_1() -> None:
 def test_every_error_of_the_module_hangs_on_the_tree() -> None:
     defined = {kind for kind in vars(errors).values() if isinstance(kind, type)}
     assert defined == {*tree(KdRayError)}
+
+
+def test_mistakes_are_gathered_once_each_cut_to_a_screen_and_raised_together() -> None:
+    mistakes = Mistakes()
+    mistakes.check()
+    mistakes.add("a", "b\nc", "a")
+    with mistakes.gathering():
+        raise DataError("d" * 5000)
+    with pytest.raises(DataError) as caught:
+        mistakes.check()
+    assert str(caught.value).splitlines() == ["a", "b", "c", "d" * 1000 + "..."]
+
+
+def test_a_near_name_is_offered_and_a_far_one_is_not() -> None:
+    assert near("churn", ["age", "churned"]) == "; did you mean 'churned'?"
+    assert near("zzz", ["age", "churned"]) == ""

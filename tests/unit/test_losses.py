@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kd_ray.losses import cross_entropy, distillation, softened_divergence
+from kd_ray.losses import (
+    DISTANCES,
+    cross_entropy,
+    distillation,
+    huber,
+    regression_distillation,
+    reweighted,
+    softened_divergence,
+    squared_error,
+)
 
 K, B = 3, 5
 
@@ -130,3 +139,100 @@ def test_a_loss_leaves_what_it_was_given_as_it_was() -> None:
         logits_CKB, soft_CKB, label_KB, temperature_K=torch.ones(K).double(), alpha_KB=half_KB, weight_KB=weight_KB
     )
     assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
+
+
+def test_the_weight_of_a_class_multiplies_the_labels_part_alone() -> None:
+    logits_CKB, soft_CKB, label_KB, weight_KB = batch(3, seed=4)
+    temperature_K, alpha_KB = torch.full((K,), 2.0).double(), torch.full((K, B), 0.4).double()
+    class_weight_C = torch.tensor([0.5, 1.0, 4.0]).double()
+    loss_K, grad_CKB = distillation(
+        logits_CKB,
+        soft_CKB,
+        label_KB,
+        temperature_K=temperature_K,
+        alpha_KB=alpha_KB,
+        weight_KB=weight_KB,
+        label_weight_KB=class_weight_C[label_KB],
+    )
+    leaf = logits_CKB.clone().requires_grad_()
+    soft_K, _ = softened_divergence(leaf.detach(), soft_CKB, temperature_K, weight_KB)
+    log_prob_CKB = (leaf / 2).log_softmax(0)
+    soft = (functional.kl_div(log_prob_CKB, soft_CKB, reduction="none").sum(0) * 4 * weight_KB).sum(-1)
+    torch.testing.assert_close(soft, soft_K)
+    hard_KB = torch.stack(
+        [functional.cross_entropy(leaf[:, k].T, label_KB[k], weight=class_weight_C, reduction="none") for k in range(K)]
+    )
+    expected_K = 0.4 * soft + 0.6 * (hard_KB * weight_KB).sum(-1)
+    expected_K.sum().backward()
+    torch.testing.assert_close(loss_K, expected_K.detach())
+    torch.testing.assert_close(grad_CKB, leaf.grad)
+
+
+def numbers(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    values_CKB, mean_KB, label_KB = (2 * torch.randn(K, B, generator=rng, dtype=torch.float64) for _ in range(3))
+    weight_KB = torch.rand(K, B, generator=rng, dtype=torch.float64)
+    return values_CKB[None], mean_KB, label_KB, weight_KB / weight_KB.sum(-1, keepdim=True)
+
+
+def test_squared_error_and_huber_worked_by_hand() -> None:
+    # Errors of 0.5 and -3 with weights 1/2: squares 0.25 and 9; Huber 0.125 and 3 - 0.5.
+    values_CKB, target_KB = torch.tensor([[[1.5, -2.0]]]), torch.tensor([[1.0, 1.0]])
+    weight_KB = torch.tensor([[0.5, 0.5]])
+    loss_K, grad_CKB = squared_error(values_CKB, target_KB, weight_KB)
+    assert loss_K.tolist() == pytest.approx([(0.25 + 9) / 2])
+    assert grad_CKB.flatten().tolist() == pytest.approx([0.5, -3.0])
+    loss_K, grad_CKB = huber(values_CKB, target_KB, weight_KB)
+    assert loss_K.tolist() == pytest.approx([(0.125 + 2.5) / 2])
+    assert grad_CKB.flatten().tolist() == pytest.approx([0.25, -0.5])
+
+
+@pytest.mark.parametrize("delta", [0.3, 1.0, 5.0])
+def test_huber_and_its_gradient_equal_torchs(delta: float) -> None:
+    values_CKB, target_KB, _, weight_KB = numbers()
+    loss_K, grad_CKB = huber(values_CKB, target_KB, weight_KB, delta)
+    leaf = values_CKB.clone().requires_grad_()
+    expected_K = (functional.huber_loss(leaf[0], target_KB, reduction="none", delta=delta) * weight_KB).sum(-1)
+    expected_K.sum().backward()
+    torch.testing.assert_close(loss_K, expected_K.detach())
+    torch.testing.assert_close(grad_CKB, leaf.grad)
+
+
+@pytest.mark.parametrize("distance", ["mse", "huber"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_distillation_of_a_regression_and_its_gradient_equal_torchs(distance: str, alpha: float) -> None:
+    values_CKB, mean_KB, label_KB, weight_KB = numbers(seed=1)
+    alpha_KB = torch.full((K, B), alpha, dtype=torch.float64)
+    alpha_KB[:, 0] = 1.0
+    loss_K, grad_CKB = regression_distillation(
+        values_CKB, mean_KB, label_KB, distance=DISTANCES[distance], alpha_KB=alpha_KB, weight_KB=weight_KB
+    )
+    leaf = values_CKB.clone().requires_grad_()
+    torchs = {"mse": functional.mse_loss, "huber": functional.huber_loss}[distance]
+    soft_KB, hard_KB = (torchs(leaf[0], target, reduction="none") for target in (mean_KB, label_KB))
+    expected_K = (weight_KB * (alpha_KB * soft_KB + (1 - alpha_KB) * hard_KB)).sum(-1)
+    expected_K.sum().backward()
+    torch.testing.assert_close(loss_K, expected_K.detach())
+    torch.testing.assert_close(grad_CKB, leaf.grad)
+
+
+def test_weights_of_rows_keep_their_ratios_and_sum_to_1_over_each_batch() -> None:
+    weight_KB = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])
+    row_weight_KB = torch.tensor([[1.0, 3.0, 0.0, 4.0], [1.0, 3.0, 5.0, 5.0]])
+    found_KB = reweighted(weight_KB, row_weight_KB)
+    torch.testing.assert_close(found_KB, torch.tensor([[0.125, 0.375, 0.0, 0.5], [0.25, 0.75, 0.0, 0.0]]))
+
+
+def test_a_batch_whose_rows_weigh_nothing_weighs_nothing() -> None:
+    assert (reweighted(torch.full((1, 3), 1 / 3), torch.zeros(1, 3)) == 0).all()
+
+
+def test_weights_of_a_batch_that_processes_share_sum_to_1_over_all_of_it() -> None:
+    weight_KB = torch.full((2, 6), 1 / 6)
+    row_weight_KB = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
+    whole_K1 = (weight_KB * row_weight_KB).sum(-1, keepdim=True)
+    parts = [
+        reweighted(weight_KB[:, part], row_weight_KB[:, part], lambda total_K1: total_K1.copy_(whole_K1))
+        for part in (slice(0, 2), slice(2, 6))
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), reweighted(weight_KB, row_weight_KB))

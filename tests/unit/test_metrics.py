@@ -1,8 +1,10 @@
-"""Metrics against scikit-learn and hand-worked values; recovered against a plain loop and a simulation."""
+"""Metrics against scikit-learn, plain loops and hand-worked values."""
 
 import numpy as np
 import pytest
 import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kd_ray import metrics
 
@@ -24,9 +26,77 @@ def test_accuracy_nll_brier_and_auc_are_scikit_learns(classes: int) -> None:
     assert found["roc_auc"] == pytest.approx(auc)
 
 
-def test_auc_is_not_given_where_a_class_has_no_row() -> None:
-    log_prob_NC, _ = example(3)
-    assert metrics.classification(log_prob_NC, np.zeros(400, np.int64))["roc_auc"] is None
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_recalls_and_balanced_accuracy_are_scikit_learns(classes: int) -> None:
+    log_prob_NC, label_N = example(classes)
+    found, named_N = metrics.classification(log_prob_NC, label_N), log_prob_NC.argmax(1)
+    assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(label_N, named_N, average=None))
+    assert found["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(label_N, named_N))
+
+
+def test_pr_auc_is_scikit_learns_mean_average_precision() -> None:
+    log_prob_NC, label_N = example(5)
+    expected = sklearn.metrics.average_precision_score(np.eye(5)[label_N], np.exp(log_prob_NC), average="macro")
+    assert metrics.classification(log_prob_NC, label_N)["pr_auc"] == pytest.approx(expected)
+
+
+def test_pr_auc_of_two_classes_is_that_of_class_1() -> None:
+    log_prob_NC, label_N = example(2)
+    expected = sklearn.metrics.average_precision_score(label_N, np.exp(log_prob_NC[:, 1]))
+    assert metrics.classification(log_prob_NC, label_N)["pr_auc"] == pytest.approx(expected)
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=40).filter(
+        lambda rows: len({of_class for _, of_class in rows}) == 2
+    )
+)
+def test_areas_of_tied_scores_are_scikit_learns(rows: list[tuple[int, bool]]) -> None:
+    score_N, of_class_N = np.array([s for s, _ in rows]) / 4, np.array([of_class for _, of_class in rows])
+    roc, pr = metrics.areas(score_N, of_class_N)
+    assert roc == pytest.approx(sklearn.metrics.roc_auc_score(of_class_N, score_N))
+    assert pr == pytest.approx(sklearn.metrics.average_precision_score(of_class_N, score_N))
+
+
+def test_what_needs_a_row_of_every_class_is_not_given_without() -> None:
+    log_prob_NC, label_N = example(3)
+    label_N[label_N == 1] = 0
+    found = metrics.classification(log_prob_NC, label_N)
+    assert (found["roc_auc"], found["pr_auc"], found["balanced_accuracy"]) == (None, None, None)
+    hits = log_prob_NC.argmax(1) == label_N
+    assert found["recall"] == [pytest.approx(hits[label_N == 0].mean()), None, pytest.approx(hits[label_N == 2].mean())]
+
+
+def test_regression_metrics_are_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    label_N = 100 + 20 * rng.normal(size=300)
+    value_N = label_N + 7 * rng.normal(size=300)
+    assert metrics.regression(value_N, label_N) == pytest.approx(
+        {
+            "rmse": sklearn.metrics.mean_squared_error(label_N, value_N) ** 0.5,
+            "mae": sklearn.metrics.mean_absolute_error(label_N, value_N),
+            "r2": sklearn.metrics.r2_score(label_N, value_N),
+        }
+    )
+
+
+def test_r2_is_not_given_where_all_labels_are_one_number() -> None:
+    assert metrics.regression(np.array([1.0, 3.0]), np.array([0.1, 0.1]))["r2"] is None
+
+
+def test_likeness_worked_by_hand() -> None:
+    # Errors 0, 0, 3: RMSE sqrt 3; centred (-1, 0, 1) and (-2, -1, 3): 5 / sqrt(2 * 14).
+    found = metrics.likeness(np.array([1.0, 2.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert found == pytest.approx({"rmse": 3**0.5, "correlation": 5 / 28**0.5})
+
+
+def test_there_is_no_correlation_with_what_never_varies() -> None:
+    assert metrics.likeness(np.array([1.0, 2.0]), np.array([0.1, 0.1]))["correlation"] is None
+
+
+def test_mean_scores_go_number_by_number_and_miss_what_one_model_misses() -> None:
+    every = [{"nll": 1.0, "recall": [0.5, None], "r2": None}, {"nll": 3.0, "recall": [1.0, 0.2], "r2": 0.5}]
+    assert metrics.mean_scores(every) == {"nll": 2.0, "recall": [0.75, None], "r2": None}
 
 
 def test_calibration_error_worked_by_hand() -> None:
@@ -47,74 +117,3 @@ def test_fidelity_worked_by_hand() -> None:
     found = metrics.fidelity(student, ensemble)
     assert found["agreement"] == 0.5
     assert found["kl"] == pytest.approx((0.5 * np.log(2) + 0.5 * np.log(2 / 3)) / 2)
-
-
-def hits(rate: float, n: int, rng: np.random.Generator) -> np.ndarray:
-    return (rng.random(n) < rate).astype(float)
-
-
-def test_recovered_is_a_ratio_of_means_over_replicas() -> None:
-    ensemble = np.ones(1000)
-    student = np.stack([np.r_[np.ones(900), np.zeros(100)], np.r_[np.ones(800), np.zeros(200)]])
-    baseline = np.stack([np.r_[np.ones(700), np.zeros(300)], np.r_[np.ones(500), np.zeros(500)]])
-    found = metrics.recovered(ensemble, student, baseline, higher_is_better=True)
-    assert found.value == pytest.approx((0.85 - 0.6) / (1 - 0.6))
-    assert found.edge[0] == pytest.approx(0.4)
-    assert found.gain[0] == pytest.approx(0.25)
-    assert found.low < found.value < found.high
-
-
-def test_recovered_counts_a_lower_loss_as_better() -> None:
-    ensemble, student, baseline = np.full(50, 1.0), np.full((1, 50), 1.5), np.full((1, 50), 3.0)
-    found = metrics.recovered(ensemble, student, baseline, higher_is_better=False)
-    assert found.value == pytest.approx(0.75)
-    assert (found.low, found.high) == pytest.approx((0.75, 0.75))
-
-
-def test_no_ratio_is_given_where_the_edge_touches_zero() -> None:
-    rng = np.random.default_rng(0)
-    found = metrics.recovered(
-        hits(0.9, 500, rng), hits(0.9, 500, rng)[None], hits(0.9, 500, rng)[None], higher_is_better=True
-    )
-    assert (found.value, found.low, found.high) == (None, None, None)
-    assert found.edge[1] <= 0
-    assert found.to_json()["note"] == "no edge to recover"
-
-
-def test_recovered_is_not_clipped() -> None:
-    student = np.ones((1, 400))
-    baseline, ensemble = np.r_[np.zeros(200), np.ones(200)], np.r_[np.zeros(100), np.ones(300)]
-    found = metrics.recovered(ensemble, student, baseline[None], higher_is_better=True)
-    assert found.value == pytest.approx(2.0)
-
-
-def test_the_bootstrap_is_the_plain_loop_over_resampled_rows() -> None:
-    rng = np.random.default_rng(5)
-    ensemble, student, baseline = hits(0.95, 300, rng), hits(0.9, 300, rng), hits(0.7, 300, rng)
-    found = metrics.recovered(ensemble, student[None], baseline[None], higher_is_better=True, seed=1, resamples=400)
-    again = np.random.default_rng(1)
-    ratios = []
-    for _ in range(400):
-        rows = again.integers(0, 300, 300)
-        again.choice(1, 1), again.choice(1, 1)
-        e, s, b = ensemble[rows].mean(), student[rows].mean(), baseline[rows].mean()
-        ratios.append((s - b) / (e - b))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(ratios, (0.025, 0.975))))
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(11)
-    covered = 0
-    for trial in range(100):
-        found = metrics.recovered(
-            hits(0.9, 800, rng),
-            hits(0.85, 800, rng)[None],
-            hits(0.7, 800, rng)[None],
-            higher_is_better=True,
-            seed=trial,
-            resamples=300,
-        )
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= (0.85 - 0.7) / (0.9 - 0.7) <= found.high
-    assert 88 <= covered <= 100

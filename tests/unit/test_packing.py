@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from kd_ray.inputs import Encode
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.training import Streams
@@ -12,6 +13,8 @@ SPECS = [
     MLP.of(n_features=20, hidden=[256, 128, 64], n_classes=2, dropout=[0.3, 0.3, 0.0]),
     MLP.of(n_features=7, hidden=[37, 13], n_classes=3, dropout=[0.1, 0.5]),
     MLP.of(n_features=3, hidden=[], n_classes=4, dropout=[]),
+    MLP.of(n_features=5, hidden=[16], n_classes=2, dropout=[], levels=[0, 0, 3, 40, 4]),
+    MLP.of(n_features=3, hidden=[9, 4], n_classes=3, dropout=[0.2, 0.0], levels=[5, 30, 20], one_hot=4, embedding=6),
 ]
 
 
@@ -29,7 +32,11 @@ def module(spec: MLP, pack: PackedMLP, k: int) -> torch.nn.Sequential:
 
 
 def rows(spec: MLP, members: int, n_rows: int = 50) -> torch.Tensor:
-    return torch.randn(members, n_rows, spec.n_features, generator=torch.Generator().manual_seed(1))
+    """Normal numbers, and codes that take every level."""
+    x_KBD = torch.randn(members, n_rows, spec.n_features, generator=torch.Generator().manual_seed(1))
+    for d, levels, *_ in (*spec.inputs.one_hot, *spec.inputs.embedded):
+        x_KBD[..., d] = (x_KBD[..., d] * 1e4).round().abs() % levels
+    return x_KBD
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -61,6 +68,9 @@ def test_gradients_with_dropout_are_autograds_of_each_network_alone(spec: MLP) -
         twin = Streams.of(9, k).dropout
         tensors = {name: value.requires_grad_() for name, value in pack.weights(k).items()}
         hidden = x_KBD[k]
+        if not spec.inputs.is_plain:
+            tables = {name.removeprefix("0."): tensors[name] for name in spec.inputs.table_names()}
+            hidden = torch.func.functional_call(Encode(spec.inputs), tables, hidden)
         for layer, (weight, bias) in enumerate(spec.parameter_names()):
             hidden = torch.nn.functional.linear(hidden, tensors[weight], tensors[bias])
             if layer < len(spec.hidden):

@@ -68,9 +68,36 @@ def test_rows_come_in_order_of_their_ids_and_each_once() -> None:
         Rows.of(pa.concat_tables([table(3), table(1)]))
 
 
+def dataset(run: RunDir, files: list[FileRecord], levels: list[int]) -> Dataset:
+    schema = {"features": {"shape": [2], "names": ["a", "b"], "levels": levels}, "task": {"kind": "classification"}}
+    return Dataset(run, Manifest(fingerprint="f", files=files, summary={}), schema)
+
+
+@pytest.mark.parametrize(("code", "said"), [(5, "5"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan")])
+def test_a_code_without_a_level_is_found_and_named(run: RunDir, code: float, said: str) -> None:
+    features_ND = np.array([[7, 4], [8, 0], [9, code]], np.float32)
+    rows = table(3).set_column(1, "features", tables.fixed_lists(features_ND, pa.float32()))
+    data = dataset(run, [tables.write(run, "data/train/0.parquet", rows)], [0, 5])
+    line = (
+        f"{run}/{{}}: feature 'b' must be a whole number from 0 to 4, as data/schema.json says; row 2 has {said}: "
+        "delete the run's folder and run again"
+    )
+    with pytest.raises(ManifestError) as error:
+        data.rows("train")
+    assert str(error.value) == line.format("data/train")
+    with pytest.raises(ManifestError) as error:
+        Positions(data, "train").take(0, 1)
+    assert str(error.value) == line.format("data/train/0.parquet")
+
+
+def test_codes_of_every_level_are_taken(run: RunDir) -> None:
+    data = dataset(run, [tables.write(run, "data/train/0.parquet", table(5))], [5, 41])
+    assert data.rows("train").features_ND.max(0).tolist() == [4, 40]
+
+
 def test_positions_are_slices_of_the_whole_split(run: RunDir) -> None:
     files = [tables.write(run, f"data/train/{i}.parquet", table(7, first=7 * i)) for i in range(3)]
-    positions = Positions(Dataset(run, Manifest(fingerprint="f", files=files, summary={}), {}), "train")
+    positions = Positions(dataset(run, files, [0, 0]), "train")
     assert len(positions) == 21
     for first, past in ((0, 21), (0, 1), (6, 8), (5, 20), (20, 21)):
         assert positions.take(first, past).row_id_N.tolist() == list(range(first, past))

@@ -27,7 +27,12 @@ def objective(logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.
 
 
 def trained(
-    seeds: list[int], spec: MLP = SPEC, recipe: Recipe = RECIPE, share: Share | None = None, rows: list | None = None
+    seeds: list[int],
+    spec: MLP = SPEC,
+    recipe: Recipe = RECIPE,
+    share: Share | None = None,
+    rows: list | None = None,
+    features: torch.Tensor = FEATURES,
 ) -> tuple[PackedMLP, np.ndarray]:
     streams = [Streams.of(42, seed) for seed in seeds]
     pack = PackedMLP(spec, len(seeds))
@@ -35,7 +40,7 @@ def trained(
         pack.load(k, spec.initial_weights(stream.weights))
     losses = fit(
         pack,
-        FEATURES,
+        features,
         objective,
         rows=rows or [np.arange(N_ROWS)] * len(seeds),
         streams=streams,
@@ -46,11 +51,11 @@ def trained(
     return pack, np.stack(list(losses))
 
 
-def plain(seed: int, recipe: Recipe) -> dict[str, torch.Tensor]:
+def plain(seed: int, recipe: Recipe, spec: MLP = SPEC, features: torch.Tensor = FEATURES) -> dict[str, torch.Tensor]:
     """The tutorial's loop over the same batches."""
     streams = Streams.of(42, seed)
-    module = SPEC.module()
-    module.load_state_dict(SPEC.initial_weights(streams.weights))
+    module = spec.module()
+    module.load_state_dict(spec.initial_weights(streams.weights))
     adam = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     total = recipe.epochs * recipe.steps
     feed = Feed(np.arange(N_ROWS), recipe.batch_size, streams.shuffle)
@@ -59,9 +64,18 @@ def plain(seed: int, recipe: Recipe) -> dict[str, torch.Tensor]:
             adam.param_groups[0]["lr"] = recipe.learning_rate * (1 + np.cos(np.pi * step / total)) / 2
         rows = rows[rows >= 0]
         adam.zero_grad()
-        torch.nn.functional.cross_entropy(module(FEATURES[rows]), LABELS[rows]).backward()
+        torch.nn.functional.cross_entropy(module(features[rows]), LABELS[rows]).backward()
         adam.step()
     return module.state_dict()
+
+
+def test_packed_members_with_codes_are_those_of_separate_loops() -> None:
+    spec = MLP.of(n_features=3, hidden=[8], n_classes=3, dropout=[], levels=[0, 4, 50], one_hot=4)
+    features_ND = torch.cat([FEATURES[:, :1], torch.randint(0, 4, (N_ROWS, 1)), torch.randint(0, 50, (N_ROWS, 1))], 1)
+    pack, _ = trained([0, 1], spec=spec, features=features_ND)
+    for k, seed in enumerate([0, 1]):
+        for name, expected in plain(seed, RECIPE, spec, features_ND).items():
+            torch.testing.assert_close(pack.weights(k)[name], expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -1,0 +1,78 @@
+"""Members that are trained already: files of weights or ONNX files, and columns of the table that hold their word.
+
+Axes: N rows, D features, C classes (1 for a regression).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from kd_ray.errors import ConfigError
+from kd_ray.knobs import Group
+from kd_ray.models import MLP
+
+WEIGHTS, ONNX = "model.safetensors", "model.onnx"
+
+
+def file_of(group: Group) -> str:
+    """Return the name that a saved member's file has in the run."""
+    return ONNX if group.paths[0].endswith(".onnx") else WEIGHTS
+
+
+def content_of(group: Group, spec: MLP) -> bytes:
+    """Return a saved member's file. Raises ConfigError where it is not there, or does not fit the group's model."""
+    path = Path(group.paths[0])
+    if path.is_dir():
+        path = path / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"teachers.groups: saved: {path}: cannot be read: {error.strerror}") from None
+    if file_of(group) == WEIGHTS:
+        _check_weights(content, spec, path)
+    else:
+        session_of(content, str(path))
+    return content
+
+
+def _check_weights(content: bytes, spec: MLP, path: Path) -> None:
+    try:
+        found = {name: tuple(value.shape) for name, value in load(content).items()}
+    except SafetensorError as error:
+        raise ConfigError(f"teachers.groups: saved: {path}: is no safetensors file: {error}") from None
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in spec.module().state_dict().items()}
+    if found != wanted:
+        name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+        raise ConfigError(
+            f"teachers.groups: saved: {path}: must hold the weights of the group's model; {name} must be "
+            f"{wanted.get(name, 'absent')}, found {found.get(name, 'absent')}"
+        )
+
+
+def session_of(content: bytes, name: str, threads: int = 1) -> Any:
+    """Return an onnxruntime session. Raises ConfigError where the extra is missing or the file is no ONNX."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError('teachers.groups: onnxruntime is not installed: pip install "kd-ray[onnx]"') from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ConfigError(f"teachers.groups: saved: {name}: is no ONNX model: {str(error)[:200]}") from None
+
+
+def ask(session: Any, features_ND: np.ndarray, n_outputs: int, name: str) -> np.ndarray:
+    """Return what an ONNX model says of encoded rows: its last output of `n_outputs` numbers a row."""
+    given = {session.get_inputs()[0].name: np.ascontiguousarray(features_ND, np.float32)}
+    fitting = [out for out in session.run(None, given) if np.size(out) == len(features_ND) * n_outputs]
+    floats = [np.asarray(out) for out in fitting if np.asarray(out).dtype.kind == "f"]
+    if not floats:
+        raise ConfigError(f"{name}: its ONNX model must have an output of {n_outputs} numbers a row")
+    return floats[-1].reshape(len(features_ND), n_outputs)

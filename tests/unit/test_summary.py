@@ -1,0 +1,83 @@
+"""What a person reads at the end of a run."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kd_ray import Config, Result
+from kd_ray.summary import quantity, show
+
+SHARE = {"value": 0.8, "low": 0.7, "high": 0.9, "edge": {}, "gain": {}}
+
+
+def printed(scores: dict[str, Any], recovered: dict[str, Any], **more: Any) -> str:
+    evaluation = {
+        "metrics": dict.fromkeys(("ensemble", "teacher_mean", "student", "baseline"), scores),
+        "replica_means": dict.fromkeys(("student", "baseline"), scores),
+        "recovered": recovered,
+        "parameters": {"teacher": 1000, "ensemble": 3000, "student": 100, "compression": 30.0},
+        "rows": {"test": 1200},
+        "teachers": [scores] * 3,
+        **more,
+    }
+    console = Console(width=100, file=io.StringIO())
+    show(Result(path="runs/a", config=Config(), evaluation=evaluation, seconds={"data": 1.0}), console)
+    return console.file.getvalue()
+
+
+def headings(text: str) -> list[str]:
+    return [cell.strip() for cell in text.splitlines()[2].strip("┃").split("┃")]
+
+
+CLASSES = {"accuracy": 0.9, "balanced_accuracy": 0.61, "nll": 0.3}
+RECOVERED = {"accuracy": SHARE, "nll": SHARE}
+
+
+@pytest.mark.parametrize(
+    ("class_rows", "shown"),
+    [([650, 550], False), ([899, 301], False), ([901, 299], True), ([500, 400, 300], False), ([601, 400, 199], True)],
+)
+def test_balanced_accuracy_is_shown_where_a_class_has_one_and_a_half_times_its_even_share(
+    class_rows: list[int], shown: bool
+) -> None:
+    text = printed(CLASSES, RECOVERED, class_rows=class_rows)
+    assert headings(text) == ["model", "parameters", "accuracy", *["balanced accuracy"] * shown, "NLL"]
+    assert ("0.6100" in text) == shown
+
+
+def test_a_regression_shows_rmse_in_the_targets_units_and_r2() -> None:
+    text = printed({"rmse": 54321.9, "mae": 1.0, "r2": 0.75}, {"rmse": SHARE})
+    assert headings(text) == ["model", "parameters", "RMSE", "R²"]
+    assert "54,322" in text
+    assert "0.7500" in text
+    assert "recovered, RMSE: 0.80 of the ensemble's edge (95 % interval 0.70 to 0.90)" in text
+
+
+def test_r2_that_is_not_given_is_a_dash() -> None:
+    text = printed({"rmse": 0.5, "mae": 1.0, "r2": None}, {"rmse": SHARE})
+    assert text.count(" - │") == 5
+
+
+def test_without_an_edge_the_differences_are_given_in_the_targets_units() -> None:
+    edge, gain = {"value": 12.0, "low": -1.5, "high": 25.0}, {"value": -3.0, "low": -8.0, "high": 0.0}
+    found = {"value": None, "low": None, "high": None, "edge": edge, "gain": gain}
+    text = printed({"rmse": 100.0, "mae": 1.0, "r2": 0.5}, {"rmse": found})
+    assert "the ensemble leads the baseline by +12.00 (-1.500 to +25.00), the" in " ".join(text.split())
+    assert "student by -3.000 (-8.000 to +0.000)" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (53.1234, "53.12"),
+        (0.012346, "0.01235"),
+        (1234567.8, "1,234,568"),
+        (0.0, "0.000"),
+        (-2.5, "-2.500"),
+        (1e-9, "0.000000001000"),
+    ],
+)
+def test_a_quantity_has_four_digits(value: float, said: str) -> None:
+    assert quantity(value) == said
