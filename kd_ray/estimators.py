@@ -145,7 +145,7 @@ def _make(group: Group, seed: int, problem: Problem) -> Any:
 def _sklearn(group: Group, seed: int, problem: Problem) -> Any:
     kind = imported(str(group.estimator), "teachers.groups: sklearn: estimator")
     known = inspect.signature(kind).parameters
-    given = {"random_state": seed, "n_jobs": problem.threads}
+    given = {"random_state": seed, **({"n_jobs": problem.threads} if problem.threads > 1 else {})}
     return kind(**{**{key: value for key, value in given.items() if key in known}, **group.parameters})
 
 

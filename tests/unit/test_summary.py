@@ -18,6 +18,7 @@ def printed(scores: dict[str, Any], recovered: dict[str, Any], **more: Any) -> s
         "replica_means": dict.fromkeys(("student", "baseline"), scores),
         "recovered": recovered,
         "parameters": {"teacher": 1000, "ensemble": 3000, "student": 100, "compression": 30.0},
+        "bytes": {"ensemble": 0, "student": 500},
         "rows": {"test": 1200},
         "teachers": [scores] * 3,
         **more,
@@ -53,6 +54,17 @@ def test_a_regression_shows_rmse_in_the_targets_units_and_r2() -> None:
     assert "54,322" in text
     assert "0.7500" in text
     assert "recovered, RMSE: 0.80 of the ensemble's edge (95 % interval 0.70 to 0.90)" in text
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "says"),
+    [(25_000, "The student's 500 bytes are 50 times less than the ensemble's."), (0, "The student has 500 bytes.")],
+)
+def test_sizes_are_compared_by_bytes_where_a_teacher_has_no_parameters(ensemble: int, says: str) -> None:
+    uncounted = {"teacher": None, "ensemble": None, "student": 100, "compression": None}
+    sizes = {"ensemble": ensemble, "student": 500}
+    text = printed(CLASSES, RECOVERED, class_rows=[600, 600], parameters=uncounted, bytes=sizes)
+    assert says in text
 
 
 def test_r2_that_is_not_given_is_a_dash() -> None:
