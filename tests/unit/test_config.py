@@ -385,6 +385,11 @@ def test_the_examples_are_what_they_say() -> None:
     assert (article.student.epochs, article.student.weight_decay, article.data.split.valid) == (50, 1e-4, 0.0)
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_a_config(path: Path) -> None:
+    assert Config.from_yaml(path).name in (path.stem, "default")
+
+
 KEYS = st.sampled_from(
     ["name", "seed", "data", "teachers", "student", "split", "test", "model", "hidden", "count", "x"]
 )
