@@ -65,6 +65,11 @@ def check(group: Group, problem: Problem) -> None:
             f"teachers.groups: {group.estimator}: must have predict_proba; name a classifier, or calibrate it with "
             "sklearn.calibration.CalibratedClassifierCV"
         )
+    if group.kind == "sklearn" and (strange := _strange(save("sklearn", made))):
+        raise ConfigError(
+            f"teachers.groups: {group.estimator}: could not be read back safely, it names {', '.join(strange[:3])}: "
+            "use steps of scikit-learn, numpy and scipy"
+        )
 
 
 def fit(group: Group, seed: int, rows: Rows, problem: Problem) -> Any:
@@ -123,10 +128,16 @@ def _of_classes(said: Any, problem: Problem) -> np.ndarray:
 def _unpacked(content: bytes, name: str) -> Any:
     import skops.io
 
-    strange = [kind for kind in skops.io.get_untrusted_types(data=content) if not kind.startswith(TRUSTED)]
-    if strange:
+    if strange := _strange(content):
         raise ManifestError(f"{name}: names types that are not trusted: {', '.join(strange[:3])}")
     return skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+
+
+def _strange(content: bytes) -> list[str]:
+    """Return the types that a stored model names and we do not trust."""
+    import skops.io
+
+    return [kind for kind in skops.io.get_untrusted_types(data=content) if not kind.startswith(TRUSTED)]
 
 
 def _make(group: Group, seed: int, problem: Problem) -> Any:

@@ -133,6 +133,11 @@ def test_an_estimator_that_cannot_be_a_member_is_named(estimator: str, parameter
         estimators.check(group("sklearn", estimator, parameters), problem(2))
 
 
+def test_an_estimator_that_could_not_be_read_back_is_named_before_it_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"unsafe: could not be read back safely, it names .*double"):
+        estimators.check(group("sklearn", f"{__name__}.unsafe", {}), problem(2))
+
+
 @pytest.mark.parametrize("kind", ["xgboost", "lightgbm"])
 def test_a_missing_package_is_named_with_its_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, kind, None)
