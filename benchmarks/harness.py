@@ -6,11 +6,16 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 900
@@ -49,6 +54,26 @@ def spread(values: list[float], unit: str = " s", digits: int = 1) -> str:
     if len(values) == 1:
         return middle
     return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+@contextmanager
+def peak_memory(*besides: psutil.Process) -> Iterator[list[int]]:
+    """Yield a list whose number is, in the end, the bytes of the largest resident child, or process `besides`."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            for process in (*besides, *psutil.Process().children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def process(*command: str) -> tuple[str, float]:

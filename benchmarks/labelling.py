@@ -2,16 +2,14 @@
 
 import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from safetensors.torch import save
 
-from benchmarks.harness import Row
+from benchmarks.harness import Row, peak_memory
 from kd_ray import soft_targets
 from kd_ray.config import Config
 from kd_ray.ensemble import load_ensemble, spec_of
@@ -79,21 +77,10 @@ def _prepared(storage: Path, rows: int) -> tuple[Config, RunDir]:
 def _label(prepared: tuple[Config, RunDir], session: Session) -> tuple[float, int]:
     config, run = prepared
     marks: list[tuple[float, float]] = []
-    peak, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    peak[0] = max(peak[0], process.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    soft_targets.label(config, run, session, lambda rows, total, note: marks.append((time.perf_counter(), rows)), "x")
-    ended.set()
-    watcher.join()
+    with peak_memory() as peak:
+        soft_targets.label(
+            config, run, session, lambda rows, total, note: marks.append((time.perf_counter(), rows)), "x"
+        )
     # As many shards as there are actors end together first; the clock starts with the last of these.
     first, last = marks[len(os.sched_getaffinity(0)) - 1], marks[-1]
     return (last[1] - first[1]) / (last[0] - first[0]), peak[0]

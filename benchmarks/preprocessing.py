@@ -1,10 +1,7 @@
 """The data stage on Parquet files, by Ray Data: every pass, against a bare read of the same files; its memory."""
 
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness import Row
+from benchmarks.harness import Row, peak_memory
 from kd_ray import data
 from kd_ray.config import Config
 from kd_ray.data.passes import on_ray
@@ -79,35 +76,12 @@ def _prepare(storage: Path, rows: int, session: Session) -> dict[str, float]:
     config = Config.of({"name": f"prepared-{rows}", "storage": str(storage), "data": source})
     run = RunDir.at(config.storage, config.name)
     list(on_ray(session)(lambda: None for _ in os.sched_getaffinity(0)))  # workers import what they need
-    with _watched() as peak:
+    with peak_memory(psutil.Process()) as peak:
         begun = time.perf_counter()
         data.prepare(config, run, session, lambda done, total, note: None, "x")
         seconds = time.perf_counter() - begun
     run.remove("data")
     return {"seconds": seconds, "peak": peak[0]}
-
-
-@contextmanager
-def _watched() -> Iterator[list[float]]:
-    """Yield a list whose number is, in the end, the bytes of the largest resident process."""
-    peak, ended = [0.0], threading.Event()
-    this = psutil.Process()
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            for process in (this, *this.children(recursive=True)):
-                try:
-                    peak[0] = max(peak[0], process.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def _bare(paths: list[str]) -> float:

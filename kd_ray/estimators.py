@@ -65,7 +65,7 @@ def check(group: Group, problem: Problem) -> None:
             f"teachers.groups: {group.estimator}: must have predict_proba; name a classifier, or calibrate it with "
             "sklearn.calibration.CalibratedClassifierCV"
         )
-    if group.kind == "sklearn" and (strange := _strange(save("sklearn", made))):
+    if group.kind == "sklearn" and (strange := _strange(_named(save("sklearn", made)))):
         raise ConfigError(
             f"teachers.groups: {group.estimator}: could not be read back safely, it names {', '.join(strange[:3])}: "
             "use steps of scikit-learn, numpy and scipy"
@@ -128,16 +128,21 @@ def _of_classes(said: Any, problem: Problem) -> np.ndarray:
 def _unpacked(content: bytes, name: str) -> Any:
     import skops.io
 
-    if strange := _strange(content):
+    named = _named(content)
+    if strange := _strange(named):
         raise ManifestError(f"{name}: names types that are not trusted: {', '.join(strange[:3])}")
-    return skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+    return skops.io.loads(content, trusted=named)
 
 
-def _strange(content: bytes) -> list[str]:
-    """Return the types that a stored model names and we do not trust."""
+def _named(content: bytes) -> list[str]:
+    """Return the types that a stored model names and skops does not trust by itself."""
     import skops.io
 
-    return [kind for kind in skops.io.get_untrusted_types(data=content) if not kind.startswith(TRUSTED)]
+    return list(skops.io.get_untrusted_types(data=content))
+
+
+def _strange(named: list[str]) -> list[str]:
+    return [kind for kind in named if not kind.startswith(TRUSTED)]
 
 
 def _make(group: Group, seed: int, problem: Problem) -> Any:

@@ -15,7 +15,7 @@ from kd_ray.config import Config
 from kd_ray.distillation import ROLES
 from kd_ray.ensemble import TEACHERS_MANIFEST, average_log_probs, load_ensemble, mean_in_order, spec_of
 from kd_ray.errors import ManifestError
-from kd_ray.groups import members, words_of
+from kd_ray.groups import members
 from kd_ray.metrics import Scores, mean_scores
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
@@ -34,7 +34,7 @@ ROWS_AT_ONCE = 16_384
 def measure(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Write evaluation.json; every figure in it is of the test rows. Raises ManifestError."""
     data = Dataset.open(run)
-    test, task = data.rows("test", words_of(config.teachers)), task_of(data.schema)
+    test, task = data.rows("test", config.teachers.words), task_of(data.schema)
     truth_N = task.truth(test.label_N)
     features_ND = torch.from_numpy(test.features_ND)
     report(0, 3, "ensemble")

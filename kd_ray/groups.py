@@ -68,11 +68,6 @@ def _each(group: Group) -> list[Group]:
     return [group.model_copy(update={"count": 1})] * group.count
 
 
-def words_of(teachers: knobs.Teachers) -> list[str]:
-    """Return the table's columns that hold members' words, in order of members."""
-    return [name for group in teachers.groups if group.kind == "columns" for names in group.columns for name in names]
-
-
 def fold_of(row_id_N: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Return each row's fold, a hash of its id."""
     return (hashed(row_id_N, seed, FOLD)[:, 0] * folds).astype(np.int64)

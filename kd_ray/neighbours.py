@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from kd_ray import tables
 from kd_ray.tables import Rows
 
 _ROWS_AT_ONCE, _POOL_AT_ONCE = 256, 1024  # a block of distances then stays in a core's cache
@@ -51,7 +52,7 @@ class Neighbours:
 
     def _search(self, rows: Rows) -> np.ndarray:
         """Blocks are padded to as many rows, so that a distance is the same bits in whatever company a row comes."""
-        own_N = torch.from_numpy(_positions(rows.row_id_N, self._pool.row_id_N))
+        own_N = torch.from_numpy(tables.positions(self._pool.row_id_N, rows.row_id_N))
         found_N = np.empty(len(own_N), np.int64)
         for start in range(0, len(own_N), _ROWS_AT_ONCE):
             block_BD = rows.features_ND[start : start + _ROWS_AT_ONCE]
@@ -84,9 +85,3 @@ def _halves(features_ND: np.ndarray, is_code_D: np.ndarray) -> tuple[torch.Tenso
     """Numbers and codes."""
     number_ND, code_ND = (np.ascontiguousarray(features_ND[:, which]) for which in (~is_code_D, is_code_D))
     return torch.from_numpy(number_ND), torch.from_numpy(code_ND)
-
-
-def _positions(id_N: np.ndarray, sorted_id_P: np.ndarray) -> np.ndarray:
-    """Return where each id stands in the pool, -1 where it does not."""
-    at_N = np.minimum(np.searchsorted(sorted_id_P, id_N), len(sorted_id_P) - 1)
-    return np.where(sorted_id_P[at_N] == id_N, at_N, -1)

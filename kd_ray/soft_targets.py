@@ -19,12 +19,12 @@ from kd_ray import knobs, tables
 from kd_ray.config import Config
 from kd_ray.ensemble import load_ensemble
 from kd_ray.errors import KdRayError, ManifestError
-from kd_ray.groups import members, words_of
+from kd_ray.groups import members
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.scheduling import Ask
 from kd_ray.session import Session
-from kd_ray.tables import SOFT_TARGETS_MANIFEST, Dataset, Positions
+from kd_ray.tables import PARENTS, SOFT_TARGETS_MANIFEST, Dataset, Positions
 from kd_ray.transfer import Pool, Shard, Synthesis, shards
 from kd_ray.transfer_set import known
 
@@ -32,7 +32,6 @@ MAX_MEMBER_VALUES = 1024
 ROWS_PER_FILE = 131_072
 POOL_ROWS = 1_000_000
 NEIGHBOURS = 65_536  # rows of the pool where every parent is compared with all of them
-PARENTS = ("train", "unlabelled")
 ROWS_AT_ONCE = 16_384
 
 
@@ -124,7 +123,7 @@ class Labeller:
         torch.set_num_threads(1)
         self.ensemble = load_ensemble(run, config.teachers, config.seed, self.device)
         self.parents, self.is_regression = (
-            Positions(data, *PARENTS, words=words_of(config.teachers)),
+            Positions(data, *PARENTS, words=config.teachers.words),
             data.is_regression,
         )
         self.n_source_rows = sum(data.schema["rows"].values())

@@ -180,7 +180,8 @@ def train_on_worker(arguments: dict[str, Any]) -> None:
         objective(work.config, members, transfer, device, share.sum_),
         rows=[member.rows_N for member in members],
         streams=streams,
-        recipe=recipe_of(work.config, len(transfer.real_N)),
+        # An epoch is a pass over the training rows, however many the transfer set has: all roles take as many steps.
+        recipe=Recipe.of(work.config, len(transfer.real_N), work.config.schedule),
         names=[f"{member.role} (replica {member.replica})" for member in members],
         share=share,
     ):
@@ -189,19 +190,6 @@ def train_on_worker(arguments: dict[str, Any]) -> None:
             tell(len(history), f", loss {loss_K[: work.config.replicas].mean():.4f}")
     if share.rank == 0:
         _write(work, task, members, pack, history, time.perf_counter() - begun)
-
-
-def recipe_of(config: knobs.Student, n_train: int) -> Recipe:
-    """An epoch is a pass over the training rows, however many the transfer set has: all roles take as many steps."""
-    batch_size = min(config.batch_size, n_train)
-    return Recipe(
-        epochs=config.epochs,
-        steps=-(-n_train // batch_size),
-        batch_size=batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        schedule=config.schedule,
-    )
 
 
 def _share() -> Share:

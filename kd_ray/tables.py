@@ -39,6 +39,14 @@ def labels(column: pa.ChunkedArray) -> np.ndarray:
     return to_numpy(column.fill_null(-1)).astype(np.int64)
 
 
+def positions(sorted_id_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
+    """Return where each wanted id stands, -1 where it is missing."""
+    if not len(sorted_id_N):
+        return np.full(len(wanted_N), -1)
+    at_N = np.minimum(np.searchsorted(sorted_id_N, wanted_N), len(sorted_id_N) - 1)
+    return np.where(sorted_id_N[at_N] == wanted_N, at_N, -1)
+
+
 def write(run: RunDir, relative: str, table: pa.Table) -> FileRecord:
     """Write a table as one Parquet file, whole or not at all."""
     sink = io.BytesIO()
@@ -67,6 +75,8 @@ def read(run: RunDir, record: FileRecord, columns: list[str] | None = None) -> p
     return table
 
 
+PARENTS = ("train", "unlabelled")
+"""Splits whose rows the ensemble labels, and that synthesized rows are made from."""
 DATA_MANIFEST = "data/manifest.json"
 SOFT_TARGETS_MANIFEST = "soft_targets/manifest.json"
 STUDENT_MANIFEST = "student/manifest.json"

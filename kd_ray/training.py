@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from kd_ray import knobs
 from kd_ray.errors import DivergedError
 from kd_ray.losses import Loss
 from kd_ray.packing import PackedMLP
@@ -28,6 +29,19 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     schedule: str = "constant"
+
+    @classmethod
+    def of(cls, config: knobs.Teachers | knobs.Student, n_rows: int, schedule: str = "constant") -> "Recipe":
+        """An epoch is a pass over `n_rows`; a batch takes all of them where it is larger."""
+        batch_size = min(config.batch_size, n_rows)
+        return cls(
+            epochs=config.epochs,
+            steps=-(-n_rows // batch_size),
+            batch_size=batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            schedule=schedule,
+        )
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step, counted over all epochs; a cosine falls from the full rate to zero."""

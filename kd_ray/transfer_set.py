@@ -76,7 +76,7 @@ def read_transfer_set(data: Dataset, averaging: str) -> TransferSet:
     row_id_N, parent_N, label_N = columns["row_id"], columns["parent_row_id"], columns["label"]
     _check_ids(run, row_id_N, manifest.summary["rows"])
     own_N = np.flatnonzero(row_id_N == parent_N)
-    at_N = _find(row_id_N[own_N], parent_N)
+    at_N = tables.positions(row_id_N[own_N], parent_N)
     if (at_N < 0).any():
         raise ManifestError(f"{run}/soft_targets: a row's parent is not among the rows; run again to label them anew")
     return TransferSet(
@@ -117,18 +117,10 @@ def _columns(run: RunDir, manifest: Manifest, names: list[str]) -> dict[str, np.
     return columns
 
 
-def _find(sorted_id_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-    """Return where each wanted id stands, -1 where it is missing."""
-    if not len(sorted_id_N):
-        return np.full(len(wanted_N), -1)
-    at_N = np.minimum(np.searchsorted(sorted_id_N, wanted_N), len(sorted_id_N) - 1)
-    return np.where(sorted_id_N[at_N] == wanted_N, at_N, -1)
-
-
 def _weights(data: Dataset, parent_N: np.ndarray) -> np.ndarray | None:
     """Return the weight that each row's parent has in the data; 1 where its files have none."""
     found = []
-    for split in ("train", "unlabelled"):
+    for split in tables.PARENTS:
         for record in data.files(split):
             table = tables.read(data.run, record)
             if "weight" not in table.column_names:
@@ -138,5 +130,5 @@ def _weights(data: Dataset, parent_N: np.ndarray) -> np.ndarray | None:
         return None
     id_X, weight_X = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.argsort(id_X)
-    at_N = _find(id_X[order], parent_N)
+    at_N = tables.positions(id_X[order], parent_N)
     return np.where(at_N < 0, 1.0, weight_X[order][at_N]).astype(np.float32)

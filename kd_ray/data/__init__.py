@@ -53,7 +53,7 @@ def depends_on(config: Config) -> list[Any]:
 
     Empty for rows from no file. Raises DataError where a file is not there.
     """
-    words = plan.words_of(config.teachers)
+    words = config.teachers.words
     return [*state(config.data), *([words] if words else [])]
 
 

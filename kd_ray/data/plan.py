@@ -22,7 +22,6 @@ from kd_ray.data.splits import SPLITS, TEST, TRAIN
 from kd_ray.data.survey import Interest, Survey
 from kd_ray.data.task import Labels
 from kd_ray.errors import DataError
-from kd_ray.knobs import Teachers
 from kd_ray.mistakes import Mistakes, short
 from kd_ray.schema import Column
 
@@ -72,16 +71,11 @@ def make(config: Config, aside: Path, driver: Driver) -> Plan:
     mistakes = Mistakes()
     with mistakes.gathering():
         source = open_source(config.data, mistakes, aside)
-        roles = roles_of(config.data.columns, source.schema.names, words_of(config.teachers), mistakes)
+        roles = roles_of(config.data.columns, source.schema.names, config.teachers.words, mistakes)
         if roles.all and n_rows(source):
             return _Maker(config, driver, mistakes, source, roles).plan()
     mistakes.check()
     raise DataError(f"data.source: must hold rows; there are none in {config.data.source!r}")
-
-
-def words_of(teachers: Teachers) -> list[str]:
-    """Return the columns that members' words are read from."""
-    return [n for group in teachers.groups if group.kind == "columns" for member in group.columns for n in member]
 
 
 class _Maker:

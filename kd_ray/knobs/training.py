@@ -117,6 +117,11 @@ class Teachers(Section):
         "auto", "members trained as one computation; auto: an equal part for each actor", "auto, or a whole number >= 1"
     )
 
+    @property
+    def words(self) -> list[str]:
+        """The table's columns that hold members' words, in order of members."""
+        return [name for group in self.groups if group.kind == "columns" for names in group.columns for name in names]
+
 
 class Transfer(Section):
     kind: Literal["none", "noise", "mixup", "swap", "munge", "mix"] = knob(

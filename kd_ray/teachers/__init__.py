@@ -15,7 +15,7 @@ from kd_ray import estimators, knobs, modules, saved
 from kd_ray.config import Config
 from kd_ray.ensemble import TEACHERS_MANIFEST, load_ensemble, member_manifest, problem_of, spec_of
 from kd_ray.errors import ConfigError, KdRayError, TeacherFailedError
-from kd_ray.groups import Member, members, words_of
+from kd_ray.groups import Member, members
 from kd_ray.progress import Report
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.scheduling import Ask, PackQueue, packs
@@ -63,12 +63,13 @@ def are_those_of(teachers: knobs.Teachers, finished: Manifest) -> bool:
 def _check(config: Config, data: Dataset) -> None:
     """Raise ConfigError where members cannot be made or weighed, or have no word, before any is trained."""
     teachers, every = config.teachers, members(config.teachers)
+    for group in teachers.groups:
+        if group.kind in estimators.KINDS:
+            estimators.check(group, problem_of(data, teachers))
+        elif group.kind == "torch":
+            modules.check(group, data.n_features, data.n_outputs)
     for member in every:
-        if member.group.kind in estimators.KINDS:
-            estimators.check(member.group, problem_of(data, teachers))
-        elif member.group.kind == "torch":
-            modules.check(member.group, data.n_features, data.n_outputs)
-        elif member.group.kind == "saved":
+        if member.group.kind == "saved":
             saved.content_of(member.group, spec_of(member.group.model, data))
     if teachers.weights != "equal" and not data.files("valid"):
         raise ConfigError(f"teachers.weights: {teachers.weights} needs validation rows; set data.split.valid")
@@ -183,7 +184,7 @@ def _commit(config: Config, data: Dataset, fingerprint: str, trained: int, secon
         "weights": None,
     }
     if config.teachers.weights != "equal":
-        valid = data.rows("valid", words_of(config.teachers))
+        valid = data.rows("valid", config.teachers.words)
         with torch.no_grad():
             ensemble = load_ensemble(data.run, config.teachers, config.seed)
             logits_MNC = ensemble.logits(torch.from_numpy(valid.features_ND), valid.word_NX)

@@ -37,14 +37,7 @@ def recipe_of(config: knobs.Teachers, n_rows: int) -> Recipe:
     """An epoch is a pass over the rows that a member learns from, which with folds are all but its own."""
     if config.folds > 1:
         n_rows = round(n_rows * (1 - 1 / config.folds))
-    batch_size = min(config.batch_size, n_rows)
-    return Recipe(
-        epochs=config.epochs,
-        steps=-(-n_rows // batch_size),
-        batch_size=batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
+    return Recipe.of(config, n_rows)
 
 
 class TeacherActor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_ray.config import Config
-from kd_ray.groups import columns_of, fold_of, members, rows_of, saw, words_of
+from kd_ray.groups import columns_of, fold_of, members, rows_of, saw
 from kd_ray.knobs import Teachers
 
 FOREST = {"kind": "sklearn", "estimator": "sklearn.ensemble.RandomForestClassifier", "count": 2}
@@ -21,7 +21,7 @@ def test_members_are_numbered_through_the_groups_and_files_and_columns_count_for
     assert [m.number for m in every] == list(range(7))
     assert [m.group.kind for m in every] == ["sklearn"] * 2 + ["saved"] * 2 + ["columns"] * 2 + ["mlp"]
     assert [m.is_network for m in every] == [False, False, True, False, False, False, True]
-    assert words_of(teachers(groups=[FOREST, COLUMNS])) == ["a", "b", "c", "d"]
+    assert teachers(groups=[FOREST, COLUMNS]).words == ["a", "b", "c", "d"]
     assert every[0].name == "teacher 0 (sklearn)"
 
 

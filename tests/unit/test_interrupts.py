@@ -16,12 +16,11 @@ from kd_ray import interrupts
 interrupts.GRACE_SECONDS = 0.5
 interrupts.listen()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, flush=True)
-while True:
-    try:
-        time.sleep(600)
-    except KeyboardInterrupt:
-        pass
+try:
+    print(child.pid, flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    time.sleep(600)
 """
 
 
