@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+S3_READY := .venv/s3/.ready
 
 .PHONY: help setup demo test bench lint clean
 
@@ -13,7 +14,7 @@ setup: $(READY)  ## create .venv with the pinned versions
 demo: $(READY)  ## one whole run with the default config
 	$(PY) -m kd_ray.cli run
 
-test: lint  ## lint, then every test
+test: lint $(S3_READY)  ## lint, then every test
 	$(PY) -m pytest -m ""
 
 bench: $(READY)  ## measure kd_ray against the plain loop
@@ -37,4 +38,9 @@ $(READY): pyproject.toml constraints.txt
 	  "$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing into .venv; this happens once."
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(S3_READY): tests/s3-server.txt | $(READY)
+	@$(PY) -m venv --clear .venv/s3
+	@.venv/s3/bin/python -m pip install -q --disable-pip-version-check -r tests/s3-server.txt
 	@touch $@

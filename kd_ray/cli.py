@@ -126,11 +126,11 @@ def check(
 ) -> None:
     """Say what a run would do, or every mistake in the config and the data. Nothing is trained or written."""
     resolved = Config.from_yaml(config, set_)
-    from kd_ray import data
+    from kd_ray import data, pipeline
     from kd_ray.session import Session
 
     with Session() as session:
-        found = data.check(resolved, session)
+        found = pipeline.check(resolved, session)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(data.lines(found)))
 
 

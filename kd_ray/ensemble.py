@@ -22,9 +22,9 @@ from kd_ray.tables import Dataset
 TEACHERS_MANIFEST = "teachers/manifest.json"
 
 
-def spec_of(model: knobs.Model, data: Dataset) -> MLP:
+def spec_of(model: knobs.Model, data: Dataset | Problem) -> MLP:
     return MLP.of(
-        n_features=data.n_features,
+        n_features=len(data.levels_D),
         hidden=model.hidden,
         n_classes=data.n_outputs,
         dropout=model.dropout,

@@ -7,7 +7,7 @@ regressor the standardized target. Axes: N rows, D features, C classes (1 for a 
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,8 +75,19 @@ def check(group: Group, problem: Problem) -> None:
 def fit(group: Group, seed: int, rows: Rows, problem: Problem) -> Any:
     """Return a fitted estimator. `rows` is what it learns from; weights are given where they differ."""
     model = _make(group, seed, problem)
+    if group.kind != "sklearn":
+        rows = _with_every_class(rows, problem)
     weights = {} if (rows.weight_N == 1).all() else {"sample_weight": rows.weight_N}
     return model.fit(rows.features_ND, rows.label_N, **weights)
+
+
+def _with_every_class(rows: Rows, problem: Problem) -> Rows:
+    """Add a row without weight for each class that the rows lack: a booster's outputs are the classes it was given."""
+    if problem.is_regression:
+        return rows
+    absent_C = np.setdiff1d(np.arange(problem.n_outputs), rows.label_N)
+    first = np.zeros(len(absent_C), np.int64)
+    return Rows.concat([rows, replace(rows.at(first), label_N=absent_C, weight_N=np.zeros(len(first), np.float32))])
 
 
 def says(model: Any, problem: Problem) -> Says:

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kd_ray.errors import DataError
+from kd_ray.errors import ConfigError, DataError
 
 
 def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
@@ -70,7 +70,7 @@ MAX_LINE = 1_000
 
 
 class Mistakes:
-    """Mistakes in data, gathered until all are known."""
+    """Mistakes in config and data, gathered until all are known."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -84,10 +84,10 @@ class Mistakes:
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Take the lines of a DataError that is raised inside, and go on."""
+        """Take the lines of a mistake of the user's that is raised inside, and go on."""
         try:
             yield
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             self.add(str(error))
 
     def check(self) -> None:

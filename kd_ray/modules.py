@@ -39,12 +39,15 @@ def make(group: Group, n_features: int, n_outputs: int) -> torch.nn.Module:
 def check(group: Group, n_features: int, n_outputs: int) -> None:
     """Raise ConfigError where the module does not turn [B, D] into [B, C]."""
     module = make(group, n_features, n_outputs).eval()
-    with torch.no_grad():
-        out_BC = module(torch.zeros(3, n_features))
+    try:
+        with torch.no_grad():
+            out_BC = module(torch.zeros(3, n_features))
+    except Exception as error:
+        out_BC = f"{type(error).__name__}: {error}"
     if not isinstance(out_BC, torch.Tensor) or out_BC.shape != (3, n_outputs):
         raise ConfigError(
             f"teachers.groups: torch: {group.estimator} must turn 3 rows of {n_features} features into 3 x {n_outputs} "
-            f"numbers; got {getattr(out_BC, 'shape', out_BC)!s:.60}"
+            f"numbers; got {getattr(out_BC, 'shape', out_BC)!s:.200}"
         )
 
 

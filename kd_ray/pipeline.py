@@ -17,6 +17,7 @@ from kd_ray import data, evaluate, groups, soft_targets, student, teachers
 from kd_ray.config import Config
 from kd_ray.ensemble import TEACHERS_MANIFEST
 from kd_ray.errors import KdRayError
+from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.rundir import RunDir, fingerprint
 from kd_ray.session import Session
@@ -88,6 +89,18 @@ def run(
         evaluation=here.read_json(evaluate.FILE),
         seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
     )
+
+
+def check(config: Config, session: Session) -> dict[str, Any]:
+    """Return what a run would do, as JSON. Raises DataError with a line for each mistake in config and data."""
+    mistakes, problem = Mistakes(), None
+    found: dict[str, Any] = {}
+    with mistakes.gathering():
+        found, problem = data.check(config, session)
+    has_valid = not found or found["rows"]["valid"] > 0
+    mistakes.add(*teachers.check(config, problem, has_valid=has_valid).lines)
+    mistakes.check()
+    return found
 
 
 def fingerprints(config: Config) -> dict[str, str]:

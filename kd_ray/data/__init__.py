@@ -21,6 +21,7 @@ from kd_ray.data.plan import Plan
 from kd_ray.data.preview import describe, lines
 from kd_ray.data.recipe import starter
 from kd_ray.data.sources import GENERATED, is_file, state
+from kd_ray.estimators import Problem
 from kd_ray.preprocess import Preprocessor
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
@@ -42,10 +43,23 @@ def prepare(config: Config, run: RunDir, session: Session, report: Report, finge
     return manifest.summary
 
 
-def check(config: Config, session: Session) -> dict[str, Any]:
-    """Return what a run would do with its data, as JSON. Raises DataError with a line for each mistake in the data."""
+def check(config: Config, session: Session) -> tuple[dict[str, Any], Problem]:
+    """Return what a run would do with its data, as JSON, and what its teachers would have to learn.
+
+    Raises DataError with a line for each mistake in the data.
+    """
+    driver = _driver(config, session)
     with tempfile.TemporaryDirectory() as aside:
-        return describe(config, plan.make(config, Path(aside), _driver(config, session)))
+        made = plan.make(config, Path(aside), driver)
+        levels_D = encode.fit(made, config.data.preprocess, driver).levels
+    problem = Problem(
+        n_outputs=max(1, len(made.labels.counts)),
+        is_regression=made.labels.classes is None,
+        levels_D=levels_D,
+        threads=1,
+        clip=config.teachers.clip,
+    )
+    return describe(config, made, len(levels_D)), problem
 
 
 def depends_on(config: Config) -> list[Any]:

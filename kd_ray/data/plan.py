@@ -150,7 +150,13 @@ class _Maker:
         name = self.roles.target
         if not name or not self._is_whole(name, "the target"):
             return None
-        return task.labels_of(name, self.found.column(name), self.data.task, self.mistakes)
+        labels = task.labels_of(name, self.found.column(name), self.data.task, self.mistakes)
+        if labels is not None and labels.classes is None and self.config.student.class_weights != "none":
+            self.mistakes.add(
+                f"student.class_weights: must be none for a regression; {name!r} is taken for numbers to predict: "
+                "say data.task: classification if it has classes"
+            )
+        return labels
 
     def _weights(self) -> np.ndarray | None:
         name = self.roles.weight

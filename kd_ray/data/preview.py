@@ -8,13 +8,12 @@ from kd_ray.config import Config
 from kd_ray.data.plan import Plan
 from kd_ray.data.splits import SPLITS, TRAIN
 
-_DATE_FEATURES = 9  # days, four cycles of two, at most
 _SHOWN_CLASSES = 20
 
 
-def describe(config: Config, plan: Plan) -> dict[str, Any]:
+def describe(config: Config, plan: Plan, features: int) -> dict[str, Any]:
     """Return rows, columns, classes, splits, teachers, transfer set and memory, as JSON."""
-    train, features = plan.rows["train"], _n_features(plan)
+    train = plan.rows["train"]
     transfer = config.soft_targets.transfer
     labelled = train * (1 if transfer.kind == "none" else 1 + transfer.factor) + plan.rows.get("unlabelled", 0)
     outputs = max(1, len(plan.labels.counts))
@@ -35,12 +34,6 @@ def describe(config: Config, plan: Plan) -> dict[str, Any]:
             "transfer_set": labelled * 4 * (features + outputs),
         },
     }
-
-
-def _n_features(plan: Plan) -> int:
-    """Numbers of an encoded row, or a few more: indicators are for columns with missing cells in training rows."""
-    wide = {"numeric": 1, "categorical": 1, "date": _DATE_FEATURES}
-    return sum(wide[c.kind] + (bool(c.note) and c.kind != "categorical") for c in plan.columns)
 
 
 def _classes(plan: Plan) -> dict[str, dict[str, int]]:

@@ -31,9 +31,11 @@ def draw(
             kept, cut_off = _cut_groups(ids, held, config.seed, label, group_N[ids], key)
         else:
             kept, cut_off = _cut_rows(ids, held, config.seed, label, key)
-        return np.sort(kept), np.sort(cut_off)
+        kept.sort()
+        cut_off.sort()
+        return kept, cut_off
 
-    rest, test = cut(np.arange(n_rows), config.test, "test")
+    rest, test = cut(np.arange(n_rows, dtype=np.int32 if n_rows < 2**31 else np.int64), config.test, "test")
     train, valid = cut(rest, config.valid, "valid")
     return {"train": train, "valid": valid, "test": test}
 

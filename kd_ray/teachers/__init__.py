@@ -14,8 +14,10 @@ import torch
 from kd_ray import estimators, knobs, modules, saved
 from kd_ray.config import Config
 from kd_ray.ensemble import TEACHERS_MANIFEST, load_ensemble, member_manifest, problem_of, spec_of
-from kd_ray.errors import ConfigError, KdRayError, TeacherFailedError
+from kd_ray.errors import KdRayError, TeacherFailedError
+from kd_ray.estimators import Problem
 from kd_ray.groups import Member, members
+from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Report
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.scheduling import Ask, PackQueue, packs
@@ -32,7 +34,7 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     ResourceError.
     """
     data, wanted, every = Dataset.open(run), config.teachers, members(config.teachers)
-    _check(config, data)
+    check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check()
     missing = [m for m in every if not run.finished(m.manifest, m.fingerprint(fingerprint))]
     there = [m for m in missing if m.group.kind in ("saved", "columns")]
     for member in there:
@@ -60,24 +62,39 @@ def are_those_of(teachers: knobs.Teachers, finished: Manifest) -> bool:
     return bool(facts["fingerprints"] == wanted and facts["weighed"] == [teachers.weights, teachers.clip])
 
 
-def _check(config: Config, data: Dataset) -> None:
-    """Raise ConfigError where members cannot be made or weighed, or have no word, before any is trained."""
-    teachers, every = config.teachers, members(config.teachers)
+def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistakes:
+    """Return the mistakes for which members could not be made or weighed, or would have no word.
+
+    Without a `problem`, of a table that is not understood, only what does not depend on it is looked at.
+    """
+    teachers, mistakes = config.teachers, Mistakes()
+    known = problem or Problem(
+        n_outputs=1,
+        is_regression=config.data.task != "classification",
+        levels_D=[],
+        threads=1,
+        clip=teachers.clip,
+    )
     for group in teachers.groups:
-        if group.kind in estimators.KINDS:
-            estimators.check(group, problem_of(data, teachers))
-        elif group.kind == "torch":
-            modules.check(group, data.n_features, data.n_outputs)
-    for member in every:
-        if member.group.kind == "saved":
-            saved.content_of(member.group, spec_of(member.group.model, data))
-    if teachers.weights != "equal" and not data.files("valid"):
-        raise ConfigError(f"teachers.weights: {teachers.weights} needs validation rows; set data.split.valid")
-    if all(member.group.kind == "columns" for member in every) and config.soft_targets.transfer.kind != "none":
-        raise ConfigError(
+        with mistakes.gathering():
+            if group.kind in estimators.KINDS:
+                estimators.check(group, known)
+            elif group.kind == "torch" and problem:
+                modules.check(group, len(problem.levels_D), problem.n_outputs)
+    for member in members(teachers):
+        if member.group.kind == "saved" and problem:
+            with mistakes.gathering():
+                saved.content_of(member.group, spec_of(member.group.model, problem))
+    if teachers.weights != "equal" and not has_valid:
+        mistakes.add(f"teachers.weights: {teachers.weights} needs validation rows; set data.split.valid")
+    if all(member.group.kind == "columns" for member in members(teachers)) and (
+        config.soft_targets.transfer.kind != "none"
+    ):
+        mistakes.add(
             "teachers.groups: members given as columns say nothing of synthesized rows: set soft_targets.transfer.kind "
             "to none, or add members of another kind"
         )
+    return mistakes
 
 
 def _adopt(member: Member, data: Dataset, fingerprint: str) -> None:

@@ -79,3 +79,43 @@ def test_check_prints_every_mistake_a_line_each_and_run_refuses_with_the_same(fo
     assert ran.returncode == 2
     assert [line for line in ran.stderr.splitlines() if line.startswith("kd-ray: ")] == lines
     assert not (folder / "out/data/data").exists()
+
+
+def test_check_finds_the_mistakes_in_the_data_and_in_the_teachers_at_once(folder: Path) -> None:
+    (folder / "teachers.yaml").write_text(
+        """
+data: {source: rows.csv, columns: {target: churned}, task: classification}
+teachers:
+  weights: greedy
+  groups:
+  - {kind: sklearn, estimator: sklearn.svm.LinearSVC}
+  - {kind: sklearn, estimator: sklearn.ensemble.RandomForest}
+  - {kind: saved, paths: [nowhere.safetensors]}
+  - {kind: torch, estimator: torch.nn.Linear, parameters: {in_features: 7, out_features: 2}}
+"""
+    )
+    checked = kd_ray(folder, "check", "teachers.yaml")
+    assert (checked.returncode, checked.stdout) == (2, "")
+    says = [
+        "teachers.groups: sklearn.svm.LinearSVC: must have predict_proba",
+        "sklearn.ensemble has no 'RandomForest'",
+        "teachers.groups: torch: torch.nn.Linear must turn 3 rows of",
+        "teachers.groups: saved: nowhere.safetensors: cannot be read",
+        "teachers.weights: greedy needs validation rows",
+    ]
+    for line, part in zip(checked.stderr.splitlines(), says, strict=True):
+        assert part in line
+    checked = kd_ray(folder, "check", "teachers.yaml", "--set", "data.columns.target=churn")
+    assert "there is no 'churn'" in checked.stderr
+    assert "must have predict_proba" in checked.stderr
+
+
+def test_class_weights_are_refused_where_the_target_is_a_number_to_predict(folder: Path) -> None:
+    (folder / "prices.csv").write_text("x,price\n" + "\n".join(f"{i % 7},{i}.5" for i in range(50)) + "\n")
+    (folder / "prices.yaml").write_text(
+        "data: {source: prices.csv, columns: {target: price}}\nstudent: {class_weights: balanced}\n"
+    )
+    for command in ("check", "run"):
+        done = kd_ray(folder, command, "prices.yaml")
+        assert done.returncode == 2
+        assert "student.class_weights: must be none for a regression; 'price' is taken for numbers" in done.stderr

@@ -491,7 +491,7 @@ def test_twins_by_chance_in_a_table_of_few_different_rows_are_no_overlap() -> No
 
 def test_check_says_what_a_run_would_do(tmp_path: Path) -> None:
     made = config(tmp_path, TABLE, split={"valid": 0.1, "stratify": True}, columns={"ids": ["mail"]})
-    found = data.check(made, Session())
+    found, _ = data.check(made, Session())
     assert found["rows"] == {"train": 144, "valid": 16, "test": 40}
     assert found["transfer_rows"] == 144 * 41
     assert {c: sum(counts.values()) for c, counts in found["classes"].items()} == {
@@ -513,7 +513,7 @@ def test_check_says_what_a_run_would_do(tmp_path: Path) -> None:
 
 
 def test_check_knows_generated_rows_too() -> None:
-    found = data.check(Config(), Session())
+    found, _ = data.check(Config(), Session())
     assert found["rows"] == {"train": 4000, "valid": 0, "test": 1000}
     assert len(found["columns"]) == 20
 
@@ -528,7 +528,7 @@ def test_a_starter_is_a_config_for_the_table(tmp_path: Path) -> None:
     assert made.data.task == "classification"
     assert (made.data.split.valid, made.data.split.stratify) == (0.1, True)
     assert "#   customer_id: looks like an id: no value comes twice" in text
-    assert data.check(made, Session())["rows"]["train"] == 144
+    assert data.check(made, Session())[0]["rows"]["train"] == 144
 
 
 @pytest.mark.parametrize("rows", [100, 19_999, 20_000, 60_000, 160_000, 1_000_000, 50_000_000])

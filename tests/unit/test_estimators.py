@@ -143,3 +143,15 @@ def test_a_missing_package_is_named_with_its_extra(kind: str, monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, kind, None)
     with pytest.raises(ConfigError, match=rf'{kind} is not installed: pip install "kd-ray\[{kind}\]"'):
         estimators.check(Group(kind=kind), problem(2))
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("seen", [(0, 2), (0, 1), (1, 1)])
+def test_boosted_trees_of_rows_that_lack_a_class_still_say_all_classes(kind: str, seen: tuple[int, int]) -> None:
+    of, how = problem(3), group(kind, None, {"n_estimators": 5})
+    labels = np.where(FEATURES[:, 0] > 0, *seen)
+    model = estimators.fit(how, 0, rows(labels), of)
+    again = estimators.load(kind, estimators.save(kind, model), of, "teacher 0")(FEATURES)
+    assert again.shape == (120, 3)
+    np.testing.assert_allclose(again, estimators.says(model, of)(FEATURES), rtol=1e-5, atol=1e-6)
+    assert (again.argmax(1) == labels).mean() > 0.95
