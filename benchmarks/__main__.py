@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import labelling, preprocessing, recovery, speed, tables, transfer
+from benchmarks import deploy, labelling, preprocessing, recovery, speed, tables, transfer, tune
 from benchmarks.harness import Row, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -20,6 +20,8 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "churn": tables.churn,
     "digits": tables.digits,
     "transfer": transfer.transfer,
+    "deploy": deploy.deploy,
+    "tune": tune.tune,
 }
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from kd_ray.latency import cpu
+
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 900
 
@@ -42,10 +44,8 @@ def table(rows: list[Row]) -> str:
 
 def machine() -> str:
     """Say on what the figures were measured."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = models[0].partition(":")[2].strip() if models else platform.processor()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "numpy"))
-    return f"{len(os.sched_getaffinity(0))} cores, {processor}, Python {platform.python_version()}, {packages}"
+    return f"{len(os.sched_getaffinity(0))} cores, {cpu()}, Python {platform.python_version()}, {packages}"
 
 
 def spread(values: list[float], unit: str = " s", digits: int = 1) -> str:

@@ -114,6 +114,11 @@ class Instants:
         """Return days since 1970-01-01 with their fractions, NaN where missing."""
         return np.where(self.missing_N, np.nan, self.day_N + self.share_N)
 
+    def microseconds(self) -> np.ndarray:
+        """Return whole microseconds since 1970-01-01, of no meaning where missing."""
+        gone_N = np.rint(self.share_N * _PER_DAY["us"]).astype(np.int64)
+        return self.day_N * _PER_DAY["us"] + np.minimum(gone_N, _PER_DAY["us"] - 1)
+
     def cycles(self) -> dict[str, np.ndarray]:
         """Return month 0-11, weekday 0-6 from Monday, day of the year 0-365 and hour 0-23."""
         date_N = self.day_N.astype("datetime64[D]")

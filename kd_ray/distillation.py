@@ -15,6 +15,7 @@ from kd_ray.losses import DISTANCES, Loss, distillation, negentropy, regression_
 from kd_ray.training import Objective, take
 from kd_ray.transfer_set import TransferSet, known
 
+STUDENT_STREAM = 2  # first word of a student's seed, before its replica
 ROLES = ("student", "baseline", "augmented_control")
 Sum = Callable[[torch.Tensor], None]
 

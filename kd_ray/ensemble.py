@@ -7,19 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import load
 
 from kd_ray import estimators, knobs, modules, saved
+from kd_ray.config import Config
 from kd_ray.errors import ManifestError
 from kd_ray.estimators import Problem
 from kd_ray.groups import Member, columns_of, members, saw
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import Manifest, RunDir
-from kd_ray.tables import Dataset
-
-TEACHERS_MANIFEST = "teachers/manifest.json"
+from kd_ray.tables import TEACHERS_MANIFEST, Dataset
+from kd_ray.tasks import task_of
 
 
 def spec_of(model: knobs.Model, data: Dataset | Problem) -> MLP:
@@ -207,3 +208,25 @@ def average_log_probs(logits_MNC: torch.Tensor, averaging: str, weight_M: np.nda
     if averaging == "logits":
         return (logits_MNC * share_M11).sum(0).log_softmax(-1)
     return (logits_MNC.log_softmax(-1) + share_M11.log()).logsumexp(0)
+
+
+@dataclass(frozen=True)
+class EnsembleModel:
+    """The teachers, to score a table; their words that are columns of it are read from it."""
+
+    run: RunDir
+    config: Config
+
+    def columns(self) -> list[str]:
+        return [*Dataset.open(self.run).preprocessor.columns, *self.config.teachers.words]
+
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        data, words = Dataset.open(self.run), self.config.teachers.words
+        ensemble = load_ensemble(self.run, self.config.teachers, self.config.seed)
+        word_NX = np.stack([table[name].to_numpy() for name in words], 1) if words else None
+        with torch.no_grad():
+            values_MNC = ensemble.logits(torch.from_numpy(data.preprocessor.apply(table)), word_NX).double()
+            if data.is_regression:
+                return task_of(data.schema).says(mean_in_order(values_MNC, ensemble.weight_M).numpy())
+            averaging = self.config.student.averaging
+            return average_log_probs(values_MNC, averaging, ensemble.weight_M).exp().float().numpy()

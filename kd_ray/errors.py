@@ -30,7 +30,7 @@ class ConfigError(UserError):
     pass
 
 
-class DataError(UserError):
+class DataError(UserError, ValueError):
     pass
 
 

@@ -3,32 +3,27 @@
 Axes: N test rows, M members, R replicas, C classes (1 for a regression).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kd_ray.config import Config
-from kd_ray.distillation import ROLES
-from kd_ray.ensemble import TEACHERS_MANIFEST, average_log_probs, load_ensemble, mean_in_order, spec_of
+from kd_ray.ensemble import spec_of
 from kd_ray.errors import ManifestError
 from kd_ray.groups import members
+from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
 from kd_ray.metrics import Scores, mean_scores
 from kd_ray.models import MLP
-from kd_ray.packing import PackedMLP
 from kd_ray.progress import Report
 from kd_ray.recovery import Rows, recovered
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
-from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, TEACHERS_MANIFEST, Dataset
 from kd_ray.tasks import Task, task_of
 
-FILE = "evaluation.json"
-MANIFEST = "evaluation.manifest.json"
-ROWS_AT_ONCE = 16_384
+FILE, MANIFEST = EVALUATION, EVALUATION_MANIFEST
 
 
 def measure(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
@@ -38,13 +33,13 @@ def measure(config: Config, run: RunDir, session: Session, report: Report, finge
     truth_N = task.truth(test.label_N)
     features_ND = torch.from_numpy(test.features_ND)
     report(0, 3, "ensemble")
-    values_MNC, mean_NC = _values(config, data, features_ND, test.word_NX)
+    values_MNC, mean_NC = ensemble_values(config, data, features_ND, test.word_NX)
     ensemble = _judge(task, mean_NC[None], truth_N)
     scores, disagreement = _members(task, values_MNC, ensemble.says, truth_N)
     del values_MNC, mean_NC
     report(1, 3, "student and baseline")
     spec = spec_of(config.student.model, data)
-    roles = {role: _judge(task, values_RNC, truth_N) for role, values_RNC in _replicas(run, spec, features_ND)}
+    roles = {role: _judge(task, values_RNC, truth_N) for role, values_RNC in replica_values(run, spec, features_ND)}
     report(2, 3, "intervals")
     result = {
         "metrics": {
@@ -65,42 +60,6 @@ def measure(config: Config, run: RunDir, session: Session, report: Report, finge
     run.write_bytes(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary={}).to_json())
     report(3, 3, f"{len(test.label_N):,} test rows")
     return result
-
-
-def _values(
-    config: Config, data: Dataset, features_ND: torch.Tensor, word_NX: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the members' logits or predictions, shape [M, N, C], and the ensemble's, shape [N, C], in float64."""
-    ensemble = load_ensemble(data.run, config.teachers, config.seed)
-    with torch.no_grad():
-        values_MNC = ensemble.logits(features_ND, word_NX)
-        means = [
-            mean_in_order(part.double(), ensemble.weight_M)
-            if data.is_regression
-            else average_log_probs(part.double(), config.student.averaging, ensemble.weight_M)
-            for part in values_MNC.split(ROWS_AT_ONCE, dim=1)
-        ]
-    return values_MNC.numpy(), torch.cat(means).numpy()
-
-
-def _replicas(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each role with its logits or predictions, shape [R, N, C], the delivered replica first."""
-    manifest = run.manifest(STUDENT_MANIFEST)
-    if manifest is None:
-        raise ManifestError(f"{run}: has no finished student")
-    for role in ROLES:
-        record = next((r for r in manifest.files if r.path == f"{role}/replicas.safetensors"), None)
-        if record is None:
-            continue
-        tensors = load(run.read_checked(record))
-        count = manifest.summary["replicas"]
-        pack = PackedMLP(spec, count)
-        best = run.read_json(f"{role}/metrics.json")["replica"]
-        for k, replica in enumerate([best, *(r for r in range(count) if r != best)]):
-            prefix = f"{replica}/"
-            pack.load(k, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        with torch.no_grad():
-            yield role, pack.logits(features_ND).numpy()
 
 
 @dataclass(frozen=True)

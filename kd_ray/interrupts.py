@@ -14,15 +14,26 @@ import psutil
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
 GRACE_SECONDS = 25.0
+AGAIN_SECONDS = 0.05
 
 
 def listen() -> None:
     """Raise KeyboardInterrupt on SIGINT and SIGTERM; a program still there GRACE_SECONDS later is ended.
 
-    The bound is there since Python drops an exception raised inside a destructor or a callback of C code.
+    Python drops an exception raised inside a destructor or a weak reference's callback: such an interrupt comes again.
+    The bound is for callbacks of C code, which drop it unseen.
     """
     for signum in SIGNALS:
         signal.signal(signum, _interrupt)
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kd_ray.errors import ConfigError, DataError
+from kd_ray.errors import ConfigError, DataError, UserError
 
 
 def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
@@ -90,10 +90,10 @@ class Mistakes:
         except (ConfigError, DataError) as error:
             self.add(str(error))
 
-    def check(self) -> None:
-        """Raise one DataError with all lines, where there are any."""
+    def check(self, kind: type[UserError] = DataError) -> None:
+        """Raise one error with all lines, where there are any."""
         if self.lines:
-            raise DataError("\n".join(self.lines))
+            raise kind("\n".join(self.lines))
 
 
 def near(name: str, known: list[str]) -> str:

@@ -9,6 +9,7 @@ Axes: K members, B rows, D features, I and O units in and out of a layer, C clas
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -56,6 +57,14 @@ class PackedMLP:
         views = [flat_P[start : start + math.prod(shape)].view(shape) for start, shape in self._blocks]
         layers = 2 * len(self.spec.layers)
         return list(zip(views[:layers:2], views[1:layers:2], strict=True)), views[layers:]
+
+    def spread(self, value_K: Sequence[float]) -> torch.Tensor:
+        """Return each member's number at each of its weights, in the order of `flat_P`; 0 where no weight lies."""
+        value_P = torch.zeros_like(self.flat_P)
+        column_K11 = torch.tensor(value_K, dtype=torch.float32, device=value_P.device).view(-1, 1, 1)
+        for start, shape in self._blocks:
+            value_P[start : start + math.prod(shape)].view(shape).copy_(column_K11.expand(shape))
+        return value_P
 
     def show(self, member: int, seen_D: np.ndarray) -> None:
         """Let a member see some features only: the others are 0 to it, and code 0 is a missing category."""

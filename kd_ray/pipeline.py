@@ -13,26 +13,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, groups, soft_targets, student, teachers
+from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers
 from kd_ray.config import Config
-from kd_ray.ensemble import TEACHERS_MANIFEST
-from kd_ray.errors import KdRayError
+from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.mistakes import Mistakes
-from kd_ray.progress import Progress, Report, Silent
+from kd_ray.progress import Progress, Silent
+from kd_ray.progress import Report as Tell
 from kd_ray.rundir import RunDir, fingerprint
 from kd_ray.session import Session
-from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST
+from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, TEACHERS_MANIFEST
 
-Work = Callable[[Config, RunDir, Session, Report, str], dict[str, Any]]
+Work = Callable[[Config, RunDir, Session, Tell, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: what does it, and the manifest that says it is done."""
+    """One step: what does it, the manifest that says it is done, and what others read without looking for that."""
 
     name: str
     work: Work
     manifest: str
+    read_by_others: str | None = None
 
 
 NEEDS_RAY = ("teachers", "soft_targets")  # the student asks for it where it has workers
@@ -42,7 +43,9 @@ STAGES = (
     Stage("teachers", teachers.train, TEACHERS_MANIFEST),
     Stage("soft_targets", soft_targets.label, SOFT_TARGETS_MANIFEST),
     Stage("student", student.distill, STUDENT_MANIFEST),
-    Stage("evaluation", evaluate.measure, evaluate.MANIFEST),
+    Stage("evaluation", evaluate.measure, evaluate.MANIFEST, evaluate.FILE),
+    Stage("export", export.export, export.MANIFEST, export.BUNDLE),
+    Stage("report", report.write, report.MANIFEST, report.FILE),
 )
 
 
@@ -53,11 +56,14 @@ class Result:
     path: str
     config: Config
     evaluation: dict[str, Any]
+    bundle: dict[str, Any]
+    """As in export/bundle.json: the exported files, what they take and what they are worth."""
     seconds: dict[str, float]
 
     @property
     def student_path(self) -> str:
-        return f"{self.path}/student/model.safetensors"
+        """The file to deploy."""
+        return f"{self.path}/export/student.onnx"
 
 
 def run(
@@ -67,28 +73,46 @@ def run(
     storage: str | None = None,
     address: str | None = None,
     progress: Progress | None = None,
+    tuned: bool = False,
 ) -> Result:
     """Do a whole run, or take up one that was cut short, and return its result.
 
     `config` is a Config or the path of a YAML file; the default is the recommended recipe. `name` and `storage`
     go before the config's. `address` joins a Ray cluster; without it (and without RAY_ADDRESS) a private
-    node is started and stopped. Raises KdRayError, whose message is meant for the user.
+    node is started and stopped. `tuned` gives the student what the run's search found best. Raises KdRayError, whose
+    message is meant for the user.
     """
     if not isinstance(config, Config):
         config = Config() if config is None else Config.from_yaml(config)
     config = config.model_copy(update={"name": name or config.name, "storage": storage or config.storage})
     here = RunDir.at(config.storage, config.name)
+    if tuned:
+        config = _tuned(config, here)
     with here.writing(), Session(address, dashboard=config.student.workers != "auto") as session:
         here.write_bytes("config.yaml", config.to_yaml().encode())
-        steps = _Steps(config, here, session, progress or Silent())
+        steps = Steps(config, here, session, progress or Silent())
         for stage in STAGES:
             steps.do(stage)
     return Result(
         path=str(here),
         config=config,
         evaluation=here.read_json(evaluate.FILE),
+        bundle=here.read_json(export.BUNDLE),
         seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
     )
+
+
+def _tuned(config: Config, run: RunDir) -> Config:
+    """Return the config with the best combination of the run's search. Raises ConfigError where there is none."""
+    if not run.exists(search.LEADERBOARD):
+        raise ConfigError(f"--tuned: {run} has no {search.LEADERBOARD}; kd-ray tune makes one")
+    board = run.read_json(search.LEADERBOARD)
+    if board["soft_targets"] != fingerprints(config)["soft_targets"]:
+        raise ConfigError(
+            f"--tuned: {run}/{search.LEADERBOARD} is of other soft targets than this config's; use the config that was "
+            "searched, or kd-ray tune with another --name"
+        )
+    return config.model_copy(update={"student": search.student_of(config.student, board["best"]["knobs"])})
 
 
 def check(config: Config, session: Session) -> dict[str, Any]:
@@ -103,6 +127,13 @@ def check(config: Config, session: Session) -> dict[str, Any]:
     return found
 
 
+def report_again(config: Config, run: RunDir) -> str:
+    """Write a finished run's page anew, as after `kd-ray bench`, and return it."""
+    with run.writing():
+        report.write(config, run, Session(), lambda done, total, note: None, fingerprints(config)["report"])
+    return run.read_bytes(report.FILE).decode()
+
+
 def fingerprints(config: Config) -> dict[str, str]:
     """Return what each stage is a function of: its config, its inputs' fingerprints, the format of its files.
 
@@ -115,16 +146,19 @@ def fingerprints(config: Config) -> dict[str, str]:
     labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), *said_by)
     distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
     measured = fingerprint("evaluation", distilled)
+    exported = fingerprint("export", config.export.model_dump(), measured)
     return {
         "data": made,
         "teachers": shared,
         "soft_targets": labelled,
         "student": distilled,
         "evaluation": measured,
+        "export": exported,
+        "report": fingerprint("report", exported),
     }
 
 
-class _Steps:
+class Steps:
     """The stages of one run, in order, and the record of them in run.json."""
 
     def __init__(self, config: Config, here: RunDir, session: Session, progress: Progress) -> None:
@@ -141,8 +175,8 @@ class _Steps:
         if stage.name in NEEDS_RAY:
             self._start_ray()
         begun = time.perf_counter()
-        with self.progress.stage(stage.name) as report:
-            summary = stage.work(self.config, self.run, self.session, report, self.prints[stage.name])
+        with self.progress.stage(stage.name) as tell:
+            summary = stage.work(self.config, self.run, self.session, tell, self.prints[stage.name])
         facts: dict[str, Any] = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
         self.record["stages"][stage.name] = {
             "fingerprint": self.prints[stage.name],
@@ -163,8 +197,9 @@ class _Steps:
     def _forget_from(self, stage: Stage) -> None:
         for later in STAGES[STAGES.index(stage) :]:
             self.run.remove(later.manifest)
+            if later.read_by_others:
+                self.run.remove(later.read_by_others)
             self.record["stages"].pop(later.name, None)
-        self.run.remove(evaluate.FILE)
 
     def _start_ray(self) -> None:
         """Start Ray apart from the stages, so that a stage's seconds are its own."""

@@ -130,14 +130,18 @@ class Fitted:
     def level_set(self) -> pa.Array:
         return pa.array(self.levels, pa.large_string())
 
-    def encode(self, column_cells: pa.ChunkedArray) -> Iterator[np.ndarray]:
-        """Give the values of each feature. Raises DataError where the cells are not what they were at fit."""
-        found = cells.held(self.column, column_cells.type)
+    def check(self, kind: pa.DataType) -> None:
+        """Raise DataError where cells of an Arrow type are not what they were at fit."""
+        found = cells.held(self.column, kind)
         if found not in (self.held, cells.NOTHING):
             raise DataError(
                 f"column {self.column.name!r}: must hold {self.held}, as in the training rows; "
-                f"found {found} ({column_cells.type}): convert it"
+                f"found {found} ({kind}): convert it"
             )
+
+    def encode(self, column_cells: pa.ChunkedArray) -> Iterator[np.ndarray]:
+        """Give the values of each feature. Raises DataError where the cells are not what they were at fit."""
+        self.check(column_cells.type)
         if self.column.kind == "categorical":
             yield self._codes(cells.texts(column_cells))
         elif self.column.kind == "numeric":
@@ -163,12 +167,12 @@ class Fitted:
         yield number
         place = instants.cycles()
         for cycle in self.cycles:
-            for side_P in _circle(CYCLES[cycle]):
+            for side_P in circle(CYCLES[cycle]):
                 yield np.where(instants.missing_N, np.float32(0), side_P[place[cycle]])
         yield from indicator
 
 
-def _circle(places: int) -> tuple[np.ndarray, np.ndarray]:
+def circle(places: int) -> tuple[np.ndarray, np.ndarray]:
     """Sine and cosine of evenly spaced places, float32: looked up, since they may depend on a vector's length."""
     angle_P = 2 * np.pi * np.arange(places) / places
     return np.sin(angle_P).astype(np.float32), np.cos(angle_P).astype(np.float32)
@@ -190,6 +194,11 @@ class Preprocessor:
         if len(set(self.names)) < len(self.names):
             twice = next(name for name in self.names if self.names.count(name) > 1)
             raise DataError(f"column {twice!r}: must not be called as a feature made of another column: rename it")
+
+    @property
+    def fitted(self) -> list[Fitted]:
+        """Each column as it was fitted."""
+        return list(self._fitted)
 
     @property
     def columns(self) -> list[str]:

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from kd_ray.config import check_name
 from kd_ray.errors import ManifestError, RunBusyError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def fingerprint(*parts: Any) -> str:
@@ -105,6 +105,11 @@ class RunDir:
 
     def exists(self, relative: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(relative)).type == pafs.FileType.File)
+
+    def size(self, relative: str) -> int | None:
+        """Return a file's bytes, None where there is none."""
+        found = self.filesystem.get_file_info(self.path(relative)).size
+        return None if found is None else int(found)
 
     def read_bytes(self, relative: str) -> bytes:
         """Return a file's content. Raises StorageError where it cannot be read."""

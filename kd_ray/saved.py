@@ -55,11 +55,9 @@ def _check_weights(content: bytes, spec: MLP, path: Path) -> None:
 
 
 def session_of(content: bytes, name: str, threads: int = 1) -> Any:
-    """Return an onnxruntime session. Raises ConfigError where the extra is missing or the file is no ONNX."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError('teachers.groups: onnxruntime is not installed: pip install "kd-ray[onnx]"') from None
+    """Return an onnxruntime session. Raises ConfigError where the file is no ONNX."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     try:

@@ -25,7 +25,7 @@ from safetensors.torch import save
 
 from kd_ray import knobs, tables
 from kd_ray.config import Config
-from kd_ray.distillation import ROLES, Member, members_of, objective
+from kd_ray.distillation import ROLES, STUDENT_STREAM, Member, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import KdRayError, RunError
 from kd_ray.packing import PackedMLP
@@ -38,7 +38,6 @@ from kd_ray.tasks import Task, selection_score, task_of
 from kd_ray.training import Recipe, Share, Streams, fit
 from kd_ray.transfer_set import read_transfer_set
 
-STUDENT_STREAM = 2  # first word of a student's seed, before its replica
 Tell = Callable[[int, str], None]
 
 

@@ -1,44 +1,18 @@
 """The table at the end of a run."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from kd_ray.pipeline import Result
-
-UNEVEN = 1.5
-Say = Callable[[float | None], str]
-
-
-def share(value: float | None) -> str:
-    """Four decimals, as suits a metric near 1."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def quantity(value: float | None) -> str:
-    """Four digits of a number in the target's own units."""
-    if value is None:
-        return "-"
-    decimals = 3 - math.floor(math.log10(abs(value))) if value else 3
-    return f"{value:,.{min(max(decimals, 0), 12)}f}"
-
-
-LABELS: dict[str, tuple[str, Say]] = {
-    "accuracy": ("accuracy", share),
-    "balanced_accuracy": ("balanced accuracy", share),
-    "nll": ("NLL", share),
-    "rmse": ("RMSE", quantity),
-    "r2": ("R²", share),
-}
+from kd_ray.wording import LABELS, main_metrics, recovered, span
 
 
 def show(result: Result, console: Console) -> None:
     """Print what each model scored, what was recovered, how long it took and where the files are."""
     evaluation = result.evaluation
-    metrics = _metrics(evaluation)
+    metrics = main_metrics(evaluation)
     table = Table(title=f"{evaluation['rows']['test']:,} test rows", title_justify="left")
     table.add_column("model")
     for heading in ("parameters", *(LABELS[metric][0] for metric in metrics)):
@@ -51,9 +25,77 @@ def show(result: Result, console: Console) -> None:
     for metric, found in evaluation["recovered"].items():
         label, say = LABELS[metric]
         console.print(f"recovered, {label}: {recovered(found, say)}", highlight=False)
+    console.print(_deploy(result), highlight=False, soft_wrap=True)
     spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in result.seconds.items())
     console.print(f"seconds: {spent}", highlight=False)
     console.print(f"files: {result.path}", highlight=False, soft_wrap=True)
+
+
+def _deploy(result: Result) -> str:
+    """The file to deploy, and smaller ones that lose no more than they may."""
+    size = {entry["name"]: f"{entry['bytes'] / 1000:.1f} kB" for entry in result.bundle["variants"]}
+    smaller = [entry["name"] for entry in result.bundle["variants"][1:] if entry["recommended"]]
+    also = "".join(f"; {name}, {size[name]}" for name in smaller)
+    return f"to deploy: {result.student_path}, {size['student']}{also}"
+
+
+def show_latency(found: dict[str, Any], console: Console) -> None:
+    """Print the seconds of a call for each model, and how many times faster than the first it is: the ensemble's loop,
+    or the torch student where no member can be asked.
+    """
+    models, machine = found["models"], found["machine"]
+    base = next(iter(models.values()))["threads"]
+    for threads, by_rows in base.items():
+        cores = "one thread" if threads == "1" else f"{threads} threads"
+        table = Table(title=f"median time of a call, {cores}, {machine['cpu']}", title_justify="left")
+        table.add_column("rows", no_wrap=True)
+        for rows in by_rows:
+            table.add_column(f"{int(rows):,}", justify="right", no_wrap=True)
+        for name, model in models.items():
+            own = model["threads"][threads]
+            cells = [f"{duration(own[r]['p50'])}\n{by_rows[r]['p50'] / own[r]['p50']:.3g} x" for r in by_rows]
+            table.add_row(name.replace("_", " "), *cells, style="bold" if name == "student" else None)
+        console.print(table)
+
+
+def show_leaderboard(board: dict[str, Any], console: Console, top: int = 10) -> None:
+    """Print the best combinations of a search, and whether the best is better than the recipe as configured."""
+    entries, (label, say) = board["combinations"], LABELS[board["metric"]]
+    names = list(board["best"]["knobs"])
+    title = f"{len(entries)} combinations on {board['rows']:,} validation rows"
+    table = Table(title=title, title_justify="left")
+    for heading in (*(name.rpartition(".")[2].replace("_", " ") for name in names), "epochs", "seconds", label):
+        table.add_column(heading, justify="right")
+    table.add_column("", no_wrap=True)
+    shown = entries[:top] if board["untuned"] in entries[:top] else [*entries[:top], board["untuned"]]
+    for entry in shown:
+        values = (_brief(entry["knobs"][name]) for name in names)
+        note = "as configured" if entry["is_untuned"] else ""
+        table.add_row(*values, str(entry["epochs"]), f"{entry['seconds']:.2f}", say(entry["score"]), note)
+    console.print(table)
+    console.print(_found_better(board), highlight=False, soft_wrap=True)
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _found_better(board: dict[str, Any]) -> str:
+    """One sentence: the best against the recipe as configured, on the rows that it was chosen by."""
+    label, say = LABELS[board["metric"]]
+    gain = board["gain"]
+    if board["best"]["is_untuned"]:
+        return "No combination is better than the recipe as configured."
+    if gain is None:
+        return "The recipe as configured diverged." if board["best"]["score"] is not None else "All of them diverged."
+    clear = "better than the recipe as configured" if gain["low"] > 0 else "not clearly better than the recipe"
+    return f"The best is {clear}: {label} better by {span(gain, say)} on the rows that it was chosen by."
+
+
+def duration(seconds: float) -> str:
+    """Three digits in the unit that suits."""
+    unit, scale = next(((u, s) for u, s in (("s", 1), ("ms", 1e3), ("µs", 1e6)) if seconds * s >= 1), ("µs", 1e6))
+    return f"{seconds * scale:.3g} {unit}"
 
 
 def _how_much_smaller(evaluation: dict[str, Any]) -> str:
@@ -65,15 +107,6 @@ def _how_much_smaller(evaluation: dict[str, Any]) -> str:
         return f"The student has {sizes['student']:,} bytes."
     times = sizes["ensemble"] / sizes["student"]
     return f"The student's {sizes['student']:,} bytes are {times:.0f} times less than the ensemble's."
-
-
-def _metrics(evaluation: dict[str, Any]) -> list[str]:
-    """The table's metrics; accuracy alone would flatter a model where one class has most rows."""
-    if "rmse" in evaluation["metrics"]["ensemble"]:
-        return ["rmse", "r2"]
-    rows = evaluation["class_rows"]
-    uneven = max(rows) > UNEVEN * sum(rows) / len(rows)
-    return ["accuracy", "balanced_accuracy", "nll"] if uneven else ["accuracy", "nll"]
 
 
 def _models(result: Result) -> list[tuple[str, float | None, dict[str, float]]]:
@@ -91,18 +124,3 @@ def _models(result: Result) -> list[tuple[str, float | None, dict[str, float]]]:
             label = role.replace("_", " ") + (f", mean of {seeds}" if seeds > 1 else "")
             rows.append((label, sizes["student"], evaluation["replica_means"][role]))
     return rows
-
-
-def recovered(found: dict[str, Any], say: Say = share) -> str:
-    """Say a recovered share with its interval, or that there is no edge to recover."""
-    if found["value"] is not None:
-        return f"{found['value']:.2f} of the ensemble's edge (95 % interval {found['low']:.2f} to {found['high']:.2f})"
-    edge, gain = (_span(found[key], say) for key in ("edge", "gain"))
-    return f"no edge to recover: the ensemble leads the baseline by {edge}, the student by {gain}"
-
-
-def _span(interval: dict[str, float], say: Say) -> str:
-    def signed(value: float) -> str:
-        return ("-" if value < 0 else "+") + say(abs(value))
-
-    return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"

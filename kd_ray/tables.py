@@ -7,13 +7,16 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import load
 
 from kd_ray.errors import ManifestError
+from kd_ray.preprocess import Preprocessor
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 
 
@@ -77,9 +80,13 @@ def read(run: RunDir, record: FileRecord, columns: list[str] | None = None) -> p
 
 PARENTS = ("train", "unlabelled")
 """Splits whose rows the ensemble labels, and that synthesized rows are made from."""
+SAMPLE, SAMPLE_ROWS = "data/sample.parquet", 1_000
+"""Training rows as they came, to check an exported student by."""
 DATA_MANIFEST = "data/manifest.json"
 SOFT_TARGETS_MANIFEST = "soft_targets/manifest.json"
 STUDENT_MANIFEST = "student/manifest.json"
+TEACHERS_MANIFEST = "teachers/manifest.json"
+EXPORT_MANIFEST = "export/manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +183,19 @@ class Dataset:
     def n_outputs(self) -> int:
         """Numbers that a model says of a row: a logit a class, or the one value of a regression."""
         return 1 if self.is_regression else self.n_classes
+
+    @cached_property
+    def preprocessor(self) -> Preprocessor:
+        """What was fitted to the training rows. Raises ManifestError where its file is not what was written."""
+        record = self._record("data/preprocess.safetensors")
+        return Preprocessor.of(self.schema["preprocess"], load(self.run.read_checked(record)))
+
+    def sample(self) -> pa.Table:
+        """Return some training rows as they came, at most SAMPLE_ROWS."""
+        return read(self.run, self._record(SAMPLE))
+
+    def _record(self, path: str) -> FileRecord:
+        return next(record for record in self.manifest.files if record.path == path)
 
     def files(self, split: str) -> list[FileRecord]:
         return [record for record in self.manifest.files if record.path.startswith(f"data/{split}/")]

@@ -4,8 +4,8 @@ Member i is a function of its seed, its rows and the recipe alone: each draws fr
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -43,11 +43,27 @@ class Recipe:
             schedule=schedule,
         )
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate at a step, counted over all epochs; a cosine falls from the full rate to zero."""
+    def share_at(self, step: int) -> float:
+        """Share of the full learning rate at a step, counted over all epochs; a cosine falls from 1 to zero."""
         if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * self.steps)))
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * step / (self.epochs * self.steps)))
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate at a step, counted over all epochs."""
+        return self.learning_rate * self.share_at(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Each member's own learning rate and weight decay, in place of the recipe's; K numbers each."""
+
+    learning_rate_K: Sequence[float]
+    weight_decay_K: Sequence[float]
+
+    @property
+    def are_equal(self) -> bool:
+        return len(set(self.learning_rate_K)) == len(set(self.weight_decay_K)) == 1
 
 
 class Objective(Protocol):
@@ -112,6 +128,39 @@ class Adam:
         )
 
 
+class MemberAdam:
+    """Adam with a learning rate and a weight decay of each weight's own.
+
+    The fused kernel takes a step of rate 1 from zero, which is the way to go; each weight goes its own share of it.
+    """
+
+    def __init__(self, pack: PackedMLP, rates: Rates) -> None:
+        self._weights_P, self._grads_P = pack.flat_P, pack.grad_P
+        self._way_P = torch.zeros_like(pack.flat_P)
+        self._rate_P = pack.spread(rates.learning_rate_K)
+        self._decay_P = pack.spread(rates.weight_decay_K) if any(rates.weight_decay_K) else None
+        self._adam = Adam(self._way_P, self._grads_P, weight_decay=0.0)
+
+    def step(self, share: float) -> None:
+        """Update the weights in place from the gradients, each at `share` of its learning rate."""
+        if self._decay_P is not None:
+            self._grads_P.addcmul_(self._weights_P, self._decay_P)
+        self._way_P.zero_()
+        self._adam.step(1.0)
+        self._weights_P.addcmul_(self._way_P, self._rate_P, value=share)
+
+
+def _stepper(pack: PackedMLP, recipe: Recipe, rates: Rates | None) -> Callable[[int], None]:
+    """Return what updates the pack's weights at a step; members of one rate share the one fused update."""
+    if rates is not None and not rates.are_equal:
+        members = MemberAdam(pack, rates)
+        return lambda step: members.step(recipe.share_at(step))
+    if rates is not None:
+        recipe = replace(recipe, learning_rate=rates.learning_rate_K[0], weight_decay=rates.weight_decay_K[0])
+    adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
+    return lambda step: adam.step(recipe.rate_at(step))
+
+
 def take(table_NX: torch.Tensor, rows_KB: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Return table_NX[rows_KB], shape [K, B, X], in `out` where its shape fits.
 
@@ -158,19 +207,22 @@ def fit(
     recipe: Recipe,
     names: list[str],
     share: Share | None = None,
+    rates: Rates | None = None,
+    may_diverge: bool = False,
 ) -> Iterator[np.ndarray]:
     """Train every member of `pack`, an epoch at each turn; yield the members' mean losses of it, shape [K].
 
     `rows[k]` are the rows of `features_ND` that member k learns from. `objective` is given logits, the rows
     they belong to and weights that sum to 1 over each member's whole batch. Under `share` each process takes
     its part of every batch and the gradients are summed, so that all processes hold the same weights and
-    take the same steps. Raises DivergedError, naming the member and the epoch.
+    take the same steps. With `rates` each member has its own. Raises DivergedError, naming the member and the epoch,
+    unless a member `may_diverge`: the others do not depend on it.
     """
     share = share or Share()
     device = pack.flat_P.device
     feeds = [Feed(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
     dropout = [s.dropout for s in streams]
-    adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
+    update = _stepper(pack, recipe, rates)
     x_KBD = None
     for epoch in range(recipe.epochs):
         loss_K = torch.zeros(pack.members, device=device)
@@ -181,11 +233,12 @@ def fit(
                 step_loss_K, grad_CKB = objective(logits_KBC.permute(2, 0, 1).contiguous(), rows_KB, weight_KB)
                 pack.backward(grad_CKB.permute(1, 2, 0).contiguous())
                 share.sum_(pack.grad_P)
-                adam.step(recipe.rate_at(epoch * recipe.steps + step))
+                update(epoch * recipe.steps + step)
                 loss_K += step_loss_K
         share.sum_(loss_K)
         mean_K = loss_K.cpu().numpy() / recipe.steps
-        _check_converges(mean_K, pack, names, epoch)
+        if not may_diverge:
+            _check_converges(mean_K, pack, names, epoch)
         yield mean_K
 
 

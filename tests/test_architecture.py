@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kd_ray"
-STAGES = {"data", "teachers", "soft_targets", "student", "evaluate"}
-AROUND = {"pipeline", "session", "cli", "summary"}
+STAGES = {"data", "teachers", "soft_targets", "student", "evaluate", "export", "report"}
+AROUND = {"pipeline", "session", "cli", "summary", "predict", "tune"}
 MODULES = {
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
 }

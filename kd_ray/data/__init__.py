@@ -82,11 +82,14 @@ def _prepare_table(
     config: Config, run: RunDir, driver: Driver, report: Report
 ) -> tuple[dict[str, Any], list[FileRecord]]:
     with tempfile.TemporaryDirectory() as aside:
-        made = plan.make(config, Path(aside), driver)
-        preprocessor = encode.fit(made, config.data.preprocess, driver)
+        made = plan.make(config, Path(aside), passes.telling(driver, report, "looked at"))
+        preprocessor = encode.fit(made, config.data.preprocess, passes.telling(driver, report, "fitted to"))
         task, label_N = _task(made)
         run.remove("data")
-        files = [run.write_bytes("data/preprocess.safetensors", save(preprocessor.arrays()))]
+        files = [
+            run.write_bytes("data/preprocess.safetensors", save(preprocessor.arrays())),
+            tables.write(run, tables.SAMPLE, encode.sample(made)),
+        ]
         total, rows = sum(made.rows.values()), 0
         for records in encode.write(run, made, label_N, preprocessor, driver):
             files += records
@@ -98,7 +101,8 @@ def _prepare_table(
 def _task(made: Plan) -> tuple[dict[str, Any], np.ndarray]:
     """Return the schema's task and the labels as they are written: standardized by the training rows' where numbers."""
     if made.labels.classes is not None:
-        return {"kind": "classification", "classes": made.labels.classes}, made.labels.values_N
+        classes = {"classes": made.labels.classes, "class_values": made.labels.class_values}
+        return {"kind": "classification", **classes}, made.labels.values_N
     training_N = made.labels.values_N[made.split_N == 0]
     mean, scale = float(training_N.mean()), float(training_N.std()) or 1.0
     return (

@@ -23,6 +23,7 @@ from kd_ray.schema import Column
 
 ROWS_PER_FILE = 131_072
 UNLABELLED = len(SPLITS)
+_SAMPLED_UNITS = 10
 FOLDERS = (*SPLITS, "unlabelled")
 
 
@@ -152,6 +153,19 @@ def write(
         ]
     for written in driver(jobs):
         yield [record for split in sorted(written) for record in written[split]]
+
+
+def sample(plan: Plan) -> pa.Table:
+    """Return at most SAMPLE_ROWS training rows as they came, from up to ten places of the source."""
+    names = [column.name for column in plan.columns]
+    units = _units(plan.source)
+    places = units[:: -(-len(units) // _SAMPLED_UNITS)]
+    wanted, parts = tables.SAMPLE_ROWS // len(places), []
+    for unit in places:
+        at, table = next(iter(passes.rows_of(plan.source, unit, names)))
+        own = np.flatnonzero(plan.split_N[at : at + table.num_rows] == TRAIN)
+        parts.append(table.take(pa.array(own[:: max(1, -(-len(own) // wanted))])))
+    return pa.concat_tables(parts)
 
 
 def _units(source: Source) -> list[list[Piece]]:

@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save
 
-from kd_ray import tables
+from kd_ray import schema, tables
 from kd_ray.config import Config
 from kd_ray.data import splits
 from kd_ray.errors import DataError
 from kd_ray.knobs import GeneratorOptions
+from kd_ray.preprocess import Fitted, Preprocessor, Scaling
 from kd_ray.rundir import FileRecord, RunDir
+from kd_ray.schema import Column
 
 ROWS_PER_FILE = 131_072
 
@@ -27,16 +29,46 @@ def prepare(config: Config, run: RunDir) -> tuple[dict[str, Any], list[FileRecor
             _check_classes(label_N[ids], n_classes, f"the {name} split")
     mean_D, scale_D = fit_scaler(features_ND[parts["train"]])
     run.remove("data")
-    files = [run.write_bytes("data/preprocess.safetensors", save({"mean": mean_D, "scale": scale_D}))]
+    columns = names(features_ND.shape[1])
+    preprocessor = _preprocessor(columns, mean_D, scale_D)
+    first = parts["train"][:: -(-len(parts["train"]) // tables.SAMPLE_ROWS)]
+    files = [
+        run.write_bytes("data/preprocess.safetensors", save(preprocessor.arrays())),
+        tables.write(run, tables.SAMPLE, pa.table([*features_ND[first].T], columns)),
+    ]
     for name, ids in parts.items():
         scaled_ND = ((features_ND[ids] - mean_D) / scale_D).astype(np.float32)
         files += _write_split(run, name, ids, scaled_ND, label_N[ids])
-    schema = {
-        "task": {"kind": "classification", "classes": [str(c) for c in range(n_classes)]},
-        "features": {"shape": [features_ND.shape[1]], "names": names(features_ND.shape[1])},
+    found = {
+        "task": {
+            "kind": "classification",
+            "classes": [str(c) for c in range(n_classes)],
+            "class_values": list(range(n_classes)),
+        },
+        "features": {"shape": [features_ND.shape[1]], "names": columns, "levels": preprocessor.levels},
         "rows": {name: len(ids) for name, ids in parts.items()},
+        "source": config.data.source,
+        "columns": schema.to_json([one.column for one in preprocessor.fitted]),
+        "left_out": {},
+        "target": "target",
+        "weight": None,
+        "beside": [],
+        "preprocess": preprocessor.to_json(),
     }
-    return schema, files
+    return found, files
+
+
+def _preprocessor(columns: list[str], mean_D: np.ndarray, scale_D: np.ndarray) -> Preprocessor:
+    scalings = [
+        Scaling(fill=float(mean), mean=float(mean), scale=float(scale))
+        for mean, scale in zip(mean_D, scale_D, strict=True)
+    ]
+    return Preprocessor(
+        [
+            Fitted(column=Column(name=name, kind="numeric"), held="numbers", scaling=scaling)
+            for name, scaling in zip(columns, scalings, strict=True)
+        ]
+    )
 
 
 def names(columns: int) -> list[str]:

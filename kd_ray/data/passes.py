@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from kd_ray.data.pieces import Piece, Source
 from kd_ray.errors import DataError, KdRayError
+from kd_ray.progress import Report
 from kd_ray.session import Session
 
 UNIT_ROWS = 131_072
@@ -64,8 +65,25 @@ def on_ray(session: Session) -> Driver:
 
         items = [{"number": number, "job": cloudpickle.dumps(job)} for number, job in enumerate(jobs)]
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(_do, batch_size=1, num_cpus=1)
-        made = {row["number"]: row["made"] for row in done.iter_rows()}
-        return (_unless_error(cloudpickle.loads(made[number])) for number in range(len(items)))
+        early: dict[int, bytes] = {}
+        wanted = 0
+        for row in done.iter_rows():
+            early[row["number"]] = row["made"]
+            while wanted in early:
+                yield _unless_error(cloudpickle.loads(early.pop(wanted)))
+                wanted += 1
+
+    return drive
+
+
+def telling(driver: Driver, report: Report, what: str) -> Driver:
+    """Return a driver that reports how many of its jobs are done."""
+
+    def drive(jobs: Iterable[Job[T]]) -> Iterator[T]:
+        waiting = list(jobs)
+        for number, made in enumerate(driver(waiting), 1):
+            report(number, len(waiting), f"{what} {number:,} of {len(waiting):,} parts of the rows")
+            yield made
 
     return drive
 

@@ -60,6 +60,15 @@ def open_unlabelled(data: Data, labelled: pa.Schema, mistakes: Mistakes) -> Sour
     return dataclasses.replace(source, schema=pa.schema(fields))
 
 
+def open_like(where: str, data: Data, texts: set[str], key: str, mistakes: Mistakes) -> CsvSource | ParquetSource:
+    """Open files of which the columns `texts` are texts, whatever they look like in a CSV file."""
+    source = _open_files(where, data, mistakes, key)
+    if isinstance(source, ParquetSource):
+        return source
+    fields = [pa.field(field.name, pa.string()) if field.name in texts else field for field in source.schema]
+    return dataclasses.replace(source, schema=pa.schema(fields))
+
+
 def _reads_as(source: Source, field: pa.Field, labelled: pa.Schema) -> bool:
     """Whether a column can be read as its labelled namesake: missing throughout, a wider number, digits as text."""
     wanted = labelled.field(field.name).type

@@ -1,7 +1,8 @@
 """What is predicted: classes or a number; and the weight and the split that columns of the table say."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,8 @@ class Labels:
 
     classes: list[str] | None
     values_N: np.ndarray
+    class_values: list[Any] = field(default_factory=list)
+    """The classes as the table holds them: texts, numbers or booleans."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,7 +78,13 @@ def _classification(name: str, column: pa.ChunkedArray, kind: pa.DataType, mista
     order = sorted(range(len(values)), key=lambda code: values[code])
     place = np.empty(len(values), np.int32)
     place[order] = np.arange(len(values), dtype=np.int32)
-    labels = Labels(classes=[_text(values[code]) for code in order], values_N=place[coded.indices.to_numpy()])
+    labels = Labels(
+        classes=[_text(values[code]) for code in order],
+        values_N=place[coded.indices.to_numpy()],
+        class_values=[
+            values[code] if isinstance(values[code], (bool, int, str)) else float(values[code]) for code in order
+        ],
+    )
     if len(values) < 2:
         mistakes.add(
             f"column {name!r}: the target must have at least 2 classes; every row is {short(_text(values[0]))}"

@@ -5,12 +5,15 @@ The defaults are the recommended recipe; `examples/article.yaml` shows another.
 
 from kd_ray.knobs.base import Section, Whole, knob, section
 from kd_ray.knobs.data import Columns, Csv, Data, GeneratorOptions, Preprocess, Split
+from kd_ray.knobs.export import Export
 from kd_ray.knobs.training import Group, Model, Resources, SoftTargets, Student, TeacherModel, Teachers, Transfer
+from kd_ray.knobs.tune import Tune
 
 __all__ = [
     "Columns",
     "Csv",
     "Data",
+    "Export",
     "GeneratorOptions",
     "Group",
     "Model",
@@ -23,6 +26,7 @@ __all__ = [
     "TeacherModel",
     "Teachers",
     "Transfer",
+    "Tune",
     "Whole",
     "knob",
     "section",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -30,6 +30,14 @@ Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Auto = Literal["auto"]
 Count = Annotated[Whole, Field(ge=1)]
 
+
+def _is_share(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise PydanticCustomError("share", "neither a fraction nor a whole number of rows")
+    return value
+
+
+Share = Annotated[Number, AfterValidator(_is_share)]
 
 Arguments = dict[str, Any]
 """Passed on as they are; the one who takes them checks them."""

@@ -1,11 +1,8 @@
 """Knobs of the data: where rows come from, what their columns are, how they are split and encoded."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
-
-from kd_ray.knobs.base import Arguments, Number, Section, Whole, knob, section
+from kd_ray.knobs.base import Arguments, Number, Section, Share, Whole, knob, section
 
 
 class GeneratorOptions(Section):
@@ -21,15 +18,6 @@ class GeneratorOptions(Section):
     flip_y: Number = knob(0.01, "fraction of labels drawn at random", "a number in [0, 1]", ge=0, le=1)
     class_sep: Number = knob(1.0, "distance between clusters", "a number above 0", gt=0)
     random_state: Whole = knob(42, "seed of the generator", "a whole number >= 0", ge=0, lt=2**32)
-
-
-def _is_share(value: float) -> float:
-    if value >= 1 and value != int(value):
-        raise PydanticCustomError("share", "neither a fraction nor a whole number of rows")
-    return value
-
-
-Share = Annotated[Number, AfterValidator(_is_share)]
 
 
 class Split(Section):

@@ -13,8 +13,8 @@ import torch
 
 from kd_ray import estimators, knobs, modules, saved
 from kd_ray.config import Config
-from kd_ray.ensemble import TEACHERS_MANIFEST, load_ensemble, member_manifest, problem_of, spec_of
-from kd_ray.errors import KdRayError, TeacherFailedError
+from kd_ray.ensemble import load_ensemble, member_manifest, problem_of, spec_of
+from kd_ray.errors import ConfigError, KdRayError, TeacherFailedError
 from kd_ray.estimators import Problem
 from kd_ray.groups import Member, members
 from kd_ray.mistakes import Mistakes
@@ -22,7 +22,7 @@ from kd_ray.progress import Report
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.scheduling import Ask, PackQueue, packs
 from kd_ray.session import Session, killed_after
-from kd_ray.tables import Dataset
+from kd_ray.tables import TEACHERS_MANIFEST, Dataset
 from kd_ray.teachers.actor import TeacherActor, Work
 from kd_ray.weights import weigh
 
@@ -34,7 +34,7 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     ResourceError.
     """
     data, wanted, every = Dataset.open(run), config.teachers, members(config.teachers)
-    check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check()
+    check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check(ConfigError)
     missing = [m for m in every if not run.finished(m.manifest, m.fingerprint(fingerprint))]
     there = [m for m in missing if m.group.kind in ("saved", "columns")]
     for member in there:

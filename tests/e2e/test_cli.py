@@ -21,6 +21,7 @@ SMALL = [
 SLOW_TEACHERS = "--set=teachers={count: 2, model: {hidden: [16]}, epochs: 100000}"
 SLOW_LABELS = "--set=soft_targets={transfer: {kind: noise, factor: 1000}, rows_per_file: 200}"
 SLOW_STUDENT = "--set=student={model: {hidden: [8]}, epochs: 100000, replicas: 1}"
+SLOW_EXPORT = "--set=export.fine_tuning=2000"
 
 
 def command(*arguments: str) -> list[str]:
@@ -49,7 +50,7 @@ def test_a_run_ends_with_a_table_on_standard_output_and_nothing_of_rays(
         assert word in first.stdout
     assert f"files: {storage}/first" in first.stdout
     said = first.stderr.splitlines()
-    stages = ("data", "ray", "teachers", "soft targets", "student", "evaluation", "note")
+    stages = ("data", "ray", "teachers", "soft targets", "student", "evaluation", "export", "report", "note")
     assert said
     assert all(line.startswith(stages) for line in said), first.stderr
 
@@ -59,7 +60,7 @@ def test_the_second_time_is_a_look_at_the_first(
 ) -> None:
     again = kd_ray("run", *SMALL, "--storage", str(storage), "--name", "first", "--json", cwd=tmp_path)
     assert again.returncode == 0
-    assert again.stderr.count("finished before, kept") == 5
+    assert again.stderr.count("finished before, kept") == 7
     assert json.loads(again.stdout) == json.loads((storage / "first/evaluation.json").read_text())
 
 
@@ -68,7 +69,7 @@ def test_running_a_written_config_again_finds_the_run_finished(
 ) -> None:
     again = kd_ray("run", str(storage / "first/config.yaml"))
     assert again.returncode == 0
-    assert again.stderr.count("finished before, kept") == 5
+    assert again.stderr.count("finished before, kept") == 7
 
 
 def test_a_run_goes_on_where_nobody_reads_its_progress(first: subprocess.CompletedProcess[str], storage: Path) -> None:
@@ -120,6 +121,7 @@ def test_help_and_config_and_version_print_and_end_well() -> None:
         (signal.SIGINT, "teachers: 0", SLOW_TEACHERS),
         (signal.SIGINT, "soft targets: started", SLOW_LABELS),
         (signal.SIGINT, "student: epoch", SLOW_STUDENT),
+        (signal.SIGINT, "export: started", SLOW_EXPORT),
         (signal.SIGTERM, "ray: started", SLOW_TEACHERS),
         (signal.SIGTERM, "teachers: 0", SLOW_TEACHERS),
     ],
@@ -153,7 +155,7 @@ def test_an_interrupt_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(
         for process in family:
             if process.is_running():
                 process.kill()
-    assert not (tmp_path / "default/evaluation.json").exists()
+    assert not (tmp_path / "default/report.html").exists()
 
 
 def test_a_killed_run_is_taken_up_and_ends_in_the_same_student(

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
 
 
-def test_the_python_call_runs_and_its_student_loads_into_plain_torch(tmp_path: Path) -> None:
+def test_the_python_call_runs_and_its_student_is_loaded(tmp_path: Path) -> None:
     call, load = BLOCKS
     load = load.replace("runs/default", "runs/trial")
     done = subprocess.run(
@@ -24,6 +24,7 @@ def test_the_python_call_runs_and_its_student_loads_into_plain_torch(tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    accuracy, path = done.stdout.split(maxsplit=1)
+    accuracy, path, said = done.stdout.split(maxsplit=2)
     assert 0.5 < float(accuracy) <= 1
     assert Path(path.strip()).is_file()
+    assert said.strip().endswith("[0 1]")

@@ -17,16 +17,17 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from kd_ray import Config, Result, evaluate, student, tables
-from kd_ray.ensemble import TEACHERS_MANIFEST
 from kd_ray.losses import squared_error
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.summary import show
+from kd_ray.tables import TEACHERS_MANIFEST
 from kd_ray.training import Recipe, Streams, fit
 
 pytestmark = pytest.mark.ray
+BUNDLE = {"variants": [{"name": "student", "bytes": 1_000, "recommended": True}]}
 
 MEAN, SCALE, MEMBERS, S = 200.0, 50.0, 6, 4200
 SPLITS = {"train": (0, 100), "valid": (100, 150), "test": (150, 4150), "unlabelled": (4150, 4200)}
@@ -136,7 +137,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
         student.distill(CONFIG, run, session, report, "student")
         evaluation = evaluate.measure(CONFIG, run, session, report, "evaluation")
-    return Result(path=str(run), config=CONFIG, evaluation=evaluation, seconds={})
+    return Result(path=str(run), config=CONFIG, evaluation=evaluation, bundle=BUNDLE, seconds={})
 
 
 def network(result: Result, path: str, hidden: int) -> nn.Sequential:

@@ -129,7 +129,7 @@ def test_the_replica_with_the_best_validation_nll_is_delivered(small: Result) ->
 
 def test_run_json_has_each_stage_seconds(small: Result) -> None:
     record = json.loads(Path(small.path, "run.json").read_text())
-    assert list(record["stages"]) == ["data", "teachers", "soft_targets", "student", "evaluation"]
+    assert list(record["stages"]) == ["data", "teachers", "soft_targets", "student", "evaluation", "export", "report"]
     assert all(stage["seconds"] > 0 for stage in record["stages"].values())
     assert set(record["stages"]["student"]["training_seconds"]) == {"student", "baseline", "augmented_control"}
 

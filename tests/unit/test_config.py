@@ -355,6 +355,16 @@ CHANGED = {
         "replicas": 1,
         "workers": 2,
     },
+    "tune": {
+        "space": {"student.alpha": {"low": 0.1, "high": 0.5}},
+        "search": "random",
+        "trials": 3,
+        "pack_size": 2,
+        "objective": "accuracy",
+        "rungs": 1,
+        "eta": 2,
+    },
+    "export": {"int8": False, "pruning": [], "fine_tuning": 1.0, "tolerance": 0.0, "latency": False},
 }
 
 

@@ -40,8 +40,9 @@ def test_split_and_scale_are_scikit_learns(tmp_path: Path) -> None:
         np.testing.assert_allclose(rows.features_ND, scaler.transform(features[ids]), atol=1e-5)
         assert rows.label_N.tolist() == labels[ids].tolist()
     kept = load_file(found.run.path("data/preprocess.safetensors"))
-    np.testing.assert_allclose(kept["mean"], scaler.mean_)
-    np.testing.assert_allclose(kept["scale"], scaler.scale_)
+    np.testing.assert_allclose(kept["scaling"], np.column_stack([scaler.mean_, scaler.mean_, scaler.scale_]))
+    sample_ND = np.column_stack(found.sample().columns)
+    np.testing.assert_array_equal(found.preprocessor.apply(found.sample()), scaler.transform(sample_ND).astype("f4"))
 
 
 def test_the_default_rows_are_what_they_were_before_other_sources_came(tmp_path: Path) -> None:

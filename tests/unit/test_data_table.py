@@ -94,7 +94,8 @@ def test_every_row_keeps_its_place_its_label_and_its_cells(tmp_path: Path, name:
     for row_id, (_, features_D, label) in rows.items():
         assert features_D.tolist() == wanted_ND[row_id].tolist()
         assert found.schema["task"]["classes"][int(label)] == COLUMNS["churned"][row_id]
-    assert found.schema["task"] == {"kind": "classification", "classes": ["no", "yes"]}
+    classes = ["no", "yes"]
+    assert found.schema["task"] == {"kind": "classification", "classes": classes, "class_values": classes}
     assert found.schema["rows"] == {"train": 144, "valid": 16, "test": 40}
 
 

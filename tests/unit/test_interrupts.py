@@ -24,6 +24,22 @@ except KeyboardInterrupt:
 """
 
 
+IN_A_DESTRUCTOR = """
+import sys, time
+from kd_ray import interrupts
+interrupts.listen()
+class Slow:
+    def __del__(self):
+        print("inside", flush=True)
+        time.sleep(2)
+try:
+    Slow()
+    time.sleep(600)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
 @pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
     before = {signum: signal.getsignal(signum) for signum in interrupts.SIGNALS}
@@ -72,3 +88,14 @@ def test_a_program_that_swallows_the_interrupt_is_ended_with_what_it_started() -
     assert run.wait(timeout=30) == interrupts.EXIT_CODE
     gone, _ = psutil.wait_procs([child], timeout=10)
     assert gone
+
+
+def test_an_interrupt_that_python_drops_inside_a_destructor_comes_again() -> None:
+    command = [sys.executable, "-c", IN_A_DESTRUCTOR]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "inside\n"
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=20) == 7
+    assert run.stderr is not None
+    assert run.stderr.read() == ""

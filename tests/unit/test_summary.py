@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from kd_ray import Config, Result
-from kd_ray.summary import quantity, show
+from kd_ray.summary import duration, show, show_latency, show_leaderboard
+from kd_ray.wording import quantity
 
 SHARE = {"value": 0.8, "low": 0.7, "high": 0.9, "edge": {}, "gain": {}}
 
@@ -24,7 +25,15 @@ def printed(scores: dict[str, Any], recovered: dict[str, Any], **more: Any) -> s
         **more,
     }
     console = Console(width=100, file=io.StringIO())
-    show(Result(path="runs/a", config=Config(), evaluation=evaluation, seconds={"data": 1.0}), console)
+    bundle = {
+        "variants": [
+            {"name": "student", "bytes": 15_800, "recommended": True},
+            {"name": "int8", "bytes": 7_700, "recommended": True},
+            {"name": "pruned-90", "bytes": 1_000, "recommended": False},
+        ]
+    }
+    done = Result(path="runs/a", config=Config(), evaluation=evaluation, bundle=bundle, seconds={"data": 1.0})
+    show(done, console)
     return console.file.getvalue()
 
 
@@ -93,3 +102,89 @@ def test_without_an_edge_the_differences_are_given_in_the_targets_units() -> Non
 )
 def test_a_quantity_has_four_digits(value: float, said: str) -> None:
     assert quantity(value) == said
+
+
+def test_the_file_to_deploy_is_named_with_the_variants_that_lose_little() -> None:
+    text = printed(CLASSES, {"accuracy": SHARE}, class_rows=[50, 50])
+    assert "to deploy: runs/a/export/student.onnx, 15.8 kB; int8, 7.7 kB\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(2.5, "2.5 s"), (0.07, "70 ms"), (8.67e-6, "8.67 µs"), (1e-7, "0.1 µs"), (609e-6, "609 µs")]
+)
+def test_a_duration_has_the_unit_that_suits(seconds: float, says: str) -> None:
+    assert duration(seconds) == says
+
+
+def test_latencies_are_shown_beside_how_many_times_faster_than_the_loop_they_are() -> None:
+    def calls(one: float, many: float) -> dict:
+        return {"threads": {"1": {"1": {"p50": one}, "1024": {"p50": many}}}}
+
+    found = {
+        "machine": {"cpu": "a processor", "cores": 1},
+        "models": {"ensemble_loop": calls(600e-6, 12e-3), "student": calls(10e-6, 150e-6)},
+    }
+    console = Console(width=80, file=io.StringIO())
+    show_latency(found, console)
+    text = console.file.getvalue()
+    for word in ("median time of a call, one thread", "ensemble loop", "10 µs", "60 x", "150 µs", "80 x"):
+        assert word in text
+
+
+def leaderboard(best: float | None, low: float, *, is_untuned: bool = False) -> str:
+    entries: list[dict[str, Any]] = [
+        {
+            "knobs": {"student.learning_rate": 1e-3 * n},
+            "epochs": 40,
+            "seconds": 1.5,
+            "score": 0.1 * n,
+            "is_untuned": False,
+        }
+        for n in range(1, 13)
+    ]
+    entries[0]["score"], entries[0 if is_untuned else 11]["is_untuned"] = best, True
+    board = {
+        "metric": "nll",
+        "rows": 400,
+        "best": entries[0],
+        "untuned": entries[0 if is_untuned else 11],
+        "gain": None if best is None else {"value": 0.02, "low": low, "high": 0.04},
+        "combinations": entries,
+    }
+    console = Console(width=100, file=io.StringIO())
+    show_leaderboard(board, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_leaderboard_shows_the_best_ten_and_the_recipe_as_configured() -> None:
+    text = leaderboard(0.1, 0.01)
+    assert "12 combinations on 400 validation rows" in text
+    assert text.count("40 ") == 11
+    assert "0.012" in text
+    assert "as configured" in text
+    assert "0.011" not in text
+
+
+@pytest.mark.parametrize(
+    ("best", "low", "is_untuned", "sentence"),
+    [
+        (
+            0.1,
+            0.01,
+            False,
+            "The best is better than the recipe as configured: NLL better by +0.0200 (+0.0100 to +0.0400)",
+        ),
+        (
+            0.1,
+            -0.01,
+            False,
+            "The best is not clearly better than the recipe: NLL better by +0.0200 (-0.0100 to +0.0400)",
+        ),
+        (0.1, 0.0, True, "No combination is better than the recipe as configured."),
+        (None, 0.0, False, "All of them diverged."),
+    ],
+)
+def test_a_leaderboard_says_whether_anything_is_better(
+    best: float | None, low: float, is_untuned: bool, sentence: str
+) -> None:
+    assert sentence in leaderboard(best, low, is_untuned=is_untuned).replace("\n", " ")

@@ -1,6 +1,7 @@
 """The packed loop against separate networks trained step by step by torch, and against itself in other packs."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from kd_ray.errors import DivergedError
 from kd_ray.losses import Loss, cross_entropy
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.training import Feed, Recipe, Share, Streams, fit
+from kd_ray.training import Feed, Rates, Recipe, Share, Streams, fit
 
 SPEC = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[])
 DROPPING = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[0.3, 0.0])
@@ -33,6 +34,8 @@ def trained(
     share: Share | None = None,
     rows: list | None = None,
     features: torch.Tensor = FEATURES,
+    rates: Rates | None = None,
+    may_diverge: bool = False,
 ) -> tuple[PackedMLP, np.ndarray]:
     streams = [Streams.of(42, seed) for seed in seeds]
     pack = PackedMLP(spec, len(seeds))
@@ -47,6 +50,8 @@ def trained(
         recipe=recipe,
         names=[f"teacher {seed}" for seed in seeds],
         share=share,
+        rates=rates,
+        may_diverge=may_diverge,
     )
     return pack, np.stack(list(losses))
 
@@ -87,6 +92,44 @@ def test_packed_members_are_those_of_separate_loops(schedule: str, weight_decay:
         expected = plain(seed, recipe)
         for name, value in pack.weights(k).items():
             torch.testing.assert_close(value, expected[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_members_of_different_rates_and_decays_are_those_of_separate_loops(schedule: str) -> None:
+    rates = Rates(learning_rate_K=[1e-2, 1e-3, 1e-2, 3e-3], weight_decay_K=[0.0, 1e-2, 1e-1, 0.0])
+    pack, _ = trained([0, 1, 0, 7], recipe=replace(RECIPE, schedule=schedule), rates=rates)
+    for k, (seed, rate, decay) in enumerate(
+        zip([0, 1, 0, 7], rates.learning_rate_K, rates.weight_decay_K, strict=True)
+    ):
+        expected = plain(seed, replace(RECIPE, schedule=schedule, learning_rate=rate, weight_decay=decay))
+        for name, value in pack.weights(k).items():
+            torch.testing.assert_close(value, expected[name], atol=2e-5, rtol=1e-4)
+
+
+def test_members_of_one_rate_are_the_bits_of_the_recipes() -> None:
+    recipe = replace(RECIPE, schedule="cosine", weight_decay=1e-2)
+    rates = Rates(learning_rate_K=[recipe.learning_rate] * 2, weight_decay_K=[recipe.weight_decay] * 2)
+    given, _ = trained([0, 1], DROPPING, recipe=replace(recipe, learning_rate=7.0, weight_decay=7.0), rates=rates)
+    assert torch.equal(given.flat_P, trained([0, 1], DROPPING, recipe=recipe)[0].flat_P)
+
+
+def test_a_member_of_its_own_rate_is_the_same_bits_in_any_pack() -> None:
+    rate_K, decay_K = [1e-2, 1e-3, 3e-3], [0.0, 1e-2, 1e-3]
+    whole, _ = trained([0, 1, 2], DROPPING, rates=Rates(learning_rate_K=rate_K, weight_decay_K=decay_K))
+    pair, _ = trained([2, 1], DROPPING, rates=Rates(learning_rate_K=rate_K[:0:-1], weight_decay_K=decay_K[:0:-1]))
+    for at, k in ((0, 2), (1, 1)):
+        for name, value in pair.weights(at).items():
+            assert torch.equal(value, whole.weights(k)[name])
+
+
+def test_a_member_that_may_diverge_leaves_the_others_as_they_are() -> None:
+    rates = Rates(learning_rate_K=[1e-2, 1e18], weight_decay_K=[0.0, 0.0])
+    recipe = replace(RECIPE, epochs=6)
+    pack, losses = trained([0, 1], recipe=recipe, rates=rates, may_diverge=True)
+    calm, _ = trained([0, 1], recipe=recipe, rates=Rates(learning_rate_K=[1e-2, 1e-3], weight_decay_K=[0.0, 0.0]))
+    assert not losses[-1, 1] < 1e4
+    for name, value in pack.weights(0).items():
+        assert torch.equal(value, calm.weights(0)[name])
 
 
 @pytest.mark.parametrize("company", [[3], [3, 4], [0, 3, 9], list(range(12))], ids=len)

@@ -1,0 +1,42 @@
+"""The command that searches: tune."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kd_ray.cli.console import Set, app, display
+from kd_ray.cli.making import logged, resolve
+
+
+@app.command(
+    epilog="Examples:  kd-ray tune my.yaml   |   "
+    "kd-ray tune my.yaml --set 'tune.space={student.alpha: [0.5, 1.0]}'   |   kd-ray run my.yaml --tuned"
+)
+def tune(
+    config: Annotated[Path, typer.Argument(help="A YAML file.")],
+    name: Annotated[str | None, typer.Option(help="The run's folder; goes before the config's.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Folder or URI that holds runs.")] = None,
+    set_: Set = None,
+    address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster (or RAY_ADDRESS); without one, a private node.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json instead of a table.")] = False,
+) -> None:
+    """Search for better knobs of the student on the soft targets, by the validation rows.
+
+    Run it again to take up a search that was cut short. kd-ray run CONFIG --tuned takes over what it found best.
+    """
+    resolved = resolve(config, set_, name, storage)
+    from rich.console import Console
+
+    from kd_ray import summary
+    from kd_ray import tune as searching
+
+    with display() as progress:
+        board = logged(resolved, lambda: searching.tune(resolved, address=address, progress=progress), "the search")
+    if as_json:
+        typer.echo(json.dumps(board, indent=2))
+    else:
+        summary.show_leaderboard(board, Console())
