@@ -128,7 +128,7 @@ def _launch(folder: Path, state: State, name: str, options: dict[str, Any]) -> N
     words = [word for key, value in options.items() for word in (f"--{key}", value) if word is not None]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", *map(str, words)],
+            [str(_python(state)), "-m", "ray.scripts.scripts", "start", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -139,10 +139,18 @@ def _launch(folder: Path, state: State, name: str, options: dict[str, Any]) -> N
     state.write(folder)
 
 
+def _python(state: State) -> Path:
+    """Return this interpreter by a path without spaces: Ray does not quote it where it starts its servers."""
+    link = Path(state.temporary, "environment")
+    if not link.exists():
+        link.symlink_to(sys.prefix)
+    return link / "bin" / Path(sys.executable).name
+
+
 def _environment(folder: Path, state: State) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     return kept | {
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+        "PATH": os.pathsep.join((str(_python(state).parent), os.environ.get("PATH", os.defpath))),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(folder)),
         "RAY_USAGE_STATS_ENABLED": "0",
