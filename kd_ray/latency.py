@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kd_ray import deployed
 from kd_ray.config import Config
-from kd_ray.ensemble import load_ensemble, member_manifest, spec_of
+from kd_ray.ensemble import file_of, load_ensemble, member_manifest, spec_of
 from kd_ray.errors import RunError
 from kd_ray.finished import open_run
 from kd_ray.groups import members
@@ -30,6 +29,7 @@ from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, RunDir
 from kd_ray.tables import Dataset
+from kd_ray.tensors import read_weights
 
 FILE = "export/latency.json"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -156,7 +156,7 @@ class Models:
 
 def _module(data: Dataset, spec: MLP, file: FileRecord) -> torch.nn.Module:
     module = spec.module().eval()
-    module.load_state_dict(load(data.run.read_checked(file)))
+    module.load_state_dict(read_weights(data.run, file, spec))
     return module
 
 
@@ -166,7 +166,7 @@ def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor
     every = members(config.teachers)
     for member in every:
         if member.is_network:
-            file = member_manifest(data.run, member).files[0]
+            file = file_of(data.run, member)
             says.append(_module(data, spec_of(member.group.model, data), file))
     others = [member.number for member in every if not member.is_network and member.group.kind != "columns"]
     if others:

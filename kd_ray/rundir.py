@@ -190,7 +190,7 @@ class RunDir:
         if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
             raise ManifestError(
                 f"{self}/{record.path}: is not what its manifest says (sha256 {record.sha256[:12]}): it was changed or "
-                "damaged; kd-ray run makes it anew"
+                "damaged; kd-ray verify --forget and then kd-ray run make it anew"
             )
         return content
 
