@@ -3,7 +3,6 @@
 How a file appears and a stage becomes finished is written down in commits.py, who may write in lock.py.
 """
 
-import contextlib
 import hashlib
 import os
 import posixpath
@@ -245,14 +244,12 @@ class RunDir:
 
         `tell` hears of an owner that may be dead and is waited for. Raises RunBusyError, StorageError.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                if self.is_local:
-                    commits.make_folder(self.root)
-                epoch = stack.enter_context(lock.held(self, tell))
-            except (OSError, StorageError) as error:
-                why = _reason(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
-                raise StorageError(f"{self}: cannot be written: {why}") from None
+        try:
+            if self.is_local:
+                commits.make_folder(self.root)
+        except OSError as error:
+            raise StorageError(f"{self}: cannot be written: {_reason(error)}") from None
+        with lock.held(self, tell) as epoch:
             yield replace(self, epoch=epoch)
 
 

@@ -57,7 +57,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             for name, value in env.items():
                 patch.setenv(name, value)
             put_rows()
-        yield env
+            yield env
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -128,6 +128,7 @@ def test_a_store_that_does_not_take_the_credentials_is_an_error_without_them(
     s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert s3["AWS_ACCESS_KEY_ID"] in os.environ.values()
     objects = Objects("s3://rows-and-runs/runs", pafs.S3FileSystem(region="us-east-1"), seconds=2.0)
     with pytest.raises(OSError, match=r"127\.0\.0\.1:1") as caught:
         objects.put("rows-and-runs/x", b"x")
