@@ -268,10 +268,15 @@ def _weights(rows_KB: torch.Tensor) -> torch.Tensor:
 
 
 def _check_converges(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> None:
+    for reason in diverged(loss_K, pack, names, epoch).values():
+        raise DivergedError(reason)
+
+
+def diverged(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> dict[int, str]:
+    """Return which members of a pack are lost, by their place in it, and what is to be said of each."""
     sound_K = np.isfinite(loss_K) & (loss_K < DIVERGED_LOSS) & pack.finite()
-    if not sound_K.all():
-        member = int(np.argmin(sound_K))
-        raise DivergedError(
-            f"{names[member]}: diverged in epoch {epoch + 1}: the loss must stay below {DIVERGED_LOSS:g}; "
-            f"it became {loss_K[member]:g}; lower the learning rate"
-        )
+    return {
+        int(k): f"{names[k]}: diverged in epoch {epoch + 1}: the loss must stay below {DIVERGED_LOSS:g}; "
+        f"it became {loss_K[k]:g}; lower the learning rate"
+        for k in np.flatnonzero(~sound_K)
+    }
