@@ -13,12 +13,12 @@ from benchmarks.harness import Row, peak_memory
 from kd_ray import soft_targets
 from kd_ray.config import Config
 from kd_ray.ensemble import load_ensemble, spec_of
+from kd_ray.feeds import Streams
 from kd_ray.groups import members
 from kd_ray.pipeline import fingerprints
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.tables import Dataset
-from kd_ray.training import Streams
 
 COPIES = 10
 SMALL, LARGE = 1_000_000, 4_000_000

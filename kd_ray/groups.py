@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_ray import knobs
+from kd_ray.feeds import Streams
 from kd_ray.knobs import Group
 from kd_ray.rundir import fingerprint
-from kd_ray.training import Streams
 from kd_ray.transfer import FOLD, hashed
 
 TEACHER_STREAM = 1  # first word of a teacher's seed; a student's role has another
