@@ -28,6 +28,7 @@ from kd_ray.config import Config
 from kd_ray.distillation import ROLES, STUDENT_STREAM, Member, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import KdRayError, RunError
+from kd_ray.feeds import Share, Streams
 from kd_ray.packing import PackedMLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
@@ -35,7 +36,7 @@ from kd_ray.scheduling import Ask
 from kd_ray.session import Session
 from kd_ray.tables import STUDENT_MANIFEST, Dataset
 from kd_ray.tasks import Task, selection_score, task_of
-from kd_ray.training import Recipe, Share, Streams, fit
+from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
 Tell = Callable[[int, str], None]
@@ -76,7 +77,8 @@ def _workers(config: knobs.Student, session: Session) -> tuple[int, bool]:
     if config.workers == "auto" and session.is_local:
         return 0, False
     gpus = int(session.total("GPU"))
-    workers = (gpus or 1) if config.workers == "auto" else config.workers
+    given = (gpus or 1) if config.workers == "auto" else config.workers
+    workers = given[0] if isinstance(given, list) else given
     use_gpu = gpus >= workers
     session.slots(Ask(cpus=1.0, gpus=1.0 if use_gpu else 0.0), stage="student", at_least=workers)
     return workers, use_gpu
