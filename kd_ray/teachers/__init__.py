@@ -19,7 +19,7 @@ from kd_ray.groups import Member, members
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
-from kd_ray.scheduling import Ask, PackQueue, packs, useful_actors, verdict
+from kd_ray.scheduling import DAY_SECONDS, Ask, PackQueue, packs, useful_actors, verdict
 from kd_ray.session import Session
 from kd_ray.tables import TEACHERS_MANIFEST, Dataset, Rows
 from kd_ray.teachers.actor import Work
@@ -211,6 +211,6 @@ def _weights(config: Config, data: Dataset, every: list[Member]) -> list[float]:
         return [float(w) for w in weigh(how, logits_MNC.numpy(), label_N, is_regression=data.is_regression)]
 
     try:
-        return ray.get(ray.remote(num_cpus=1)(weights).remote())
+        return ray.get(ray.remote(num_cpus=1)(weights).remote(), timeout=DAY_SECONDS)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, KdRayError) else error) from error

@@ -103,6 +103,14 @@ def test_a_member_that_takes_too_much_memory_alone_says_so(train: Callable[..., 
         train(groups=[{"kind": "torch", "estimator": "faulty_members.Greedy"}])
 
 
+def test_a_large_table_that_a_worker_reads_makes_the_same_members(
+    train: Callable[..., Any], labelled: Labelled, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teachers, "LARGE_TABLE", 0)
+    train()
+    assert content(run) == content(labelled[1])
+
+
 def test_an_actor_that_hangs_is_replaced_after_the_deadline(
     train: Callable[..., Any], labelled: Labelled, run: RunDir, tmp_path: Path
 ) -> None:
