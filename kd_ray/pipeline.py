@@ -188,7 +188,8 @@ class Steps:
         begun = time.perf_counter()
         with self.progress.stage(stage.name) as tell:
             summary = stage.work(self.config, self.run, self.session, tell, self.prints[stage.name])
-        facts: dict[str, Any] = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
+        kept = ("rows", "training_seconds", "trained", "failed")
+        facts: dict[str, Any] = {key: summary[key] for key in kept if key in summary}
         self.record["stages"][stage.name] = {
             "fingerprint": self.prints[stage.name],
             "seconds": round(time.perf_counter() - begun, 3),

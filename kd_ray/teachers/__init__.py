@@ -20,15 +20,16 @@ from kd_ray.groups import Member, members
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
-from kd_ray.scheduling import Ask, PackQueue, packs, useful_actors, verdict
+from kd_ray.scheduling import DAY_SECONDS, Ask, PackQueue, packs, useful_actors, verdict
 from kd_ray.session import Session
-from kd_ray.tables import TEACHERS_MANIFEST, Dataset
+from kd_ray.tables import TEACHERS_MANIFEST, Dataset, Rows
 from kd_ray.teachers.actor import Work
 from kd_ray.teachers.autoscaler import asked_for
 from kd_ray.teachers.driver import Driver
 from kd_ray.weights import weigh
 
 NEWS_A_SECOND = 200  # of epochs, from all actors together
+LARGE_TABLE = 2**28  # bytes that the driver holds of the rows at most
 
 
 def train(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _train(
         actors = min(fixed or slots, len(every))
         pack_size = None if wanted.pack_size == "auto" else wanted.pack_size
         waiting = [pack for numbers in alike for pack in packs(numbers, actors, pack_size)]
-        train_rows = data.rows("train")
+        n_rows = int(data.schema["rows"]["train"])
         work = Work(
             data=data,
             teachers=wanted,
@@ -162,16 +163,26 @@ def _train(
         driver = Driver(
             queue=PackQueue.of(waiting, wanted.allow_failures),
             work=work,
-            table=ray.put((train_rows, data.rows("valid"))),
-            rows=len(train_rows.label_N),
+            table=_table(data, n_rows, ask),
+            rows=n_rows,
             ask=ask,
             most=fixed,
             session=session,
             report=report,
         )
-        del train_rows
         driver.run()
     return driver.landed, driver.queue.failed
+
+
+def _table(data: Dataset, n_rows: int, ask: Ask) -> Any:
+    """Put the training and validation rows into the object store once; a worker reads a table that is large."""
+
+    def read() -> tuple[Rows, Rows]:
+        return data.rows("train"), data.rows("valid")
+
+    if 4 * n_rows * data.n_features < LARGE_TABLE:
+        return ray.put(read())
+    return ray.remote(num_cpus=ask.cpus)(read).remote()
 
 
 def _alike(missing: list[Member], kept: dict[str, int], fingerprint: str) -> list[list[int]]:
@@ -204,6 +215,6 @@ def _weights(config: Config, data: Dataset, every: list[Member]) -> list[float]:
         return [float(w) for w in weigh(how, logits_MNC.numpy(), label_N, is_regression=data.is_regression)]
 
     try:
-        return ray.get(ray.remote(num_cpus=1)(weights).remote())
+        return ray.get(ray.remote(num_cpus=1)(weights).remote(), timeout=DAY_SECONDS)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, KdRayError) else error) from error
