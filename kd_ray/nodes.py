@@ -147,7 +147,7 @@ def _looking() -> Callable[..., dict[str, Any]]:
                     return found
                 says = "another file is there"
             except Exception as error:
-                says = str(error).splitlines()[0]
+                says = str(error).splitlines()[0].rpartition("] ")[2]
             if time.monotonic() > deadline:
                 return {**found, "storage_error": says}
             time.sleep(0.2)

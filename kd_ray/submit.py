@@ -21,7 +21,7 @@ from kd_ray.errors import ConfigError, KdRayError, ResourceError, UserError
 from kd_ray.reach import addresses_of, check_closed
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-REQUEST_SECONDS = 20.0
+REQUEST_SECONDS = 10.0
 QUIET_SECONDS = 30.0  # without a word of the log, after which the job is asked how it is
 LOST_SECONDS = 60.0  # without an answer, after which a cluster is taken for gone
 STOP_SECONDS = 20.0
@@ -89,8 +89,9 @@ class Cluster:
         except requests.exceptions.Timeout:
             raise ResourceError(f"--address: {self.url} gave no answer in {REQUEST_SECONDS:g} s") from None
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+            cause = error.__context__ or error
             raise ResourceError(
-                f"--address: no Jobs API answers at {self.url}: {_reason(error)}; is the cluster running, and is this "
+                f"--address: no Jobs API answers at {self.url}: {_reason(cause)}; is the cluster running, and is this "
                 "its dashboard's address?"
             ) from None
 
