@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import ray
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -152,7 +153,7 @@ class Cluster:
         while True:
             lines.begin()
             # The connection may break, or nothing be said for long: what counts is what is known of the job then.
-            with contextlib.suppress(RuntimeError, OSError, TimeoutError, ray.exceptions.AuthenticationError):
+            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError, ray.exceptions.AuthenticationError):
                 await self._tail(name, lines)
             try:
                 found = await asyncio.to_thread(self.find, name)

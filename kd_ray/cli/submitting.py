@@ -77,19 +77,16 @@ def submit(
         made = _made(resolved, job, Path(aside), submission_id, include or [], package)
         cluster = _cluster(where)
         attempt, before = cluster.submit(made)
-    status = None if before is None else before.status
-    _tell(f"job {attempt}: {'submitted' if status is None else _standing(status.is_terminal())} at {cluster.url}")
+    is_over = before is not None and before.status.is_terminal()
+    standing = "finished before" if is_over else "submitted" if before is None else "under way already"
+    _tell(f"job {attempt}: {standing}, at {cluster.url}")
     if wait:
         again = f"kd-ray submit --stop {attempt} --address {cluster.url}"
         with interruptible(f"the job goes on: the same command follows it again, and this ends it: {again}"):
-            found = _followed(cluster, attempt, show=status is None or not status.is_terminal())
+            found = _followed(cluster, attempt, show=not is_over)
         outcome.say(found, resolved, as_json=as_json)
     else:
         typer.echo(json.dumps({"job": attempt}) if as_json else attempt)
-
-
-def _standing(is_finished: bool) -> str:
-    return "finished before" if is_finished else "under way already, followed"
 
 
 def _made(
