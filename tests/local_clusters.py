@@ -19,7 +19,7 @@ Done = subprocess.CompletedProcess[str]
 
 def cluster(state: Path, *arguments: str) -> Done:
     command = [sys.executable, str(ROOT / "cluster/local/cluster.py"), "--state", str(state), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def environment(known: dict[str, Any], token: str) -> dict[str, str]:
@@ -28,7 +28,7 @@ def environment(known: dict[str, Any], token: str) -> dict[str, str]:
     return os.environ | wanted | {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
 
 
-def call(words: str, environment: dict[str, str], where: Path, seconds: float = 240) -> Done:
+def call(words: str, environment: dict[str, str], where: Path, seconds: float = 400) -> Done:
     """Run a module of Python as a command."""
     command = [sys.executable, "-m", *shlex.split(words)]
     return subprocess.run(

@@ -23,8 +23,8 @@ import processes
 from node import HOST, NODE, launch
 from state import ClusterError, State, instructions, token_file, write_token
 
-HEAD_SECONDS = 90.0
-WORKER_SECONDS = 90.0
+HEAD_SECONDS = 180.0
+WORKER_SECONDS = 180.0
 REQUEST_SECONDS = 5.0
 LOG_LINES = 15
 

@@ -61,6 +61,7 @@ def _environment(folder: Path, state: State, name: str) -> dict[str, str]:
         "PATH": os.pathsep.join((str(_python(state).parent), os.environ.get("PATH", os.defpath))),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(folder)),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",  # 60 are not enough for a busy machine
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_REPORT_URL": f"http://{HOST}:9/",
         processes.MARK: state.mark,
