@@ -11,18 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kd_ray"
 STAGES = {"data", "teachers", "soft_targets", "student", "evaluate", "export", "report"}
 AROUND = {
-    "pipeline",
-    "fingerprints",
-    "session",
-    "joining",
-    "nodes",
-    "submit",
-    "upload",
-    "cli",
-    "summary",
-    "predict",
-    "tune",
-    "keeping",
+    *("pipeline", "fingerprints", "session", "joining", "nodes", "submit", "upload", "cli", "summary"),
+    *("predict", "tune", "keeping"),
 }
 MODULES = {
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
