@@ -145,7 +145,9 @@ def fingerprints(config: Config) -> dict[str, str]:
     said_by = [trained, config.teachers.weights, config.teachers.clip]
     transfer = config.soft_targets.model_dump(exclude={"deadline_seconds"})
     labelled = fingerprint("soft_targets", config.seed, transfer, *said_by)
-    distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
+    distilled = fingerprint(
+        "student", config.seed, config.student.model_dump(exclude={"workers", "checkpoint_seconds"}), labelled
+    )
     measured = fingerprint("evaluation", distilled)
     exported = fingerprint("export", config.export.model_dump(), measured)
     return {

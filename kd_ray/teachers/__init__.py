@@ -11,6 +11,7 @@ import ray
 import torch
 
 from kd_ray import estimators, knobs, modules, saved
+from kd_ray.checkpoints import TEACHERS, epochs_kept
 from kd_ray.config import Config
 from kd_ray.ensemble import finished_members, load_ensemble, problem_of, spec_of
 from kd_ray.errors import ConfigError, KdRayError
@@ -65,6 +66,7 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     records = [record for number in sorted(files) for record in files[number]]
     manifest = Manifest(fingerprint=fingerprint, files=records, summary=summary)
     run.write_bytes(TEACHERS_MANIFEST, manifest.to_json())
+    run.remove(TEACHERS)
     return summary
 
 
@@ -138,7 +140,7 @@ def _train(
     """Return the files of the members that were trained, and why the others failed."""
     wanted, ask = config.teachers, _ask(config.teachers, session)
     fixed = None if wanted.resources == "auto" or wanted.resources.actors == "auto" else wanted.resources.actors
-    alike = _alike(missing)
+    alike = _alike(missing, epochs_kept(data.run, TEACHERS), fingerprint)
     useful = min(fixed or len(missing), useful_actors([len(numbers) for numbers in alike]))
     with asked_for(ask, useful, session) as grows:
         slots = useful if grows else session.slots(ask, stage="teachers", at_least=fixed or 1)
@@ -171,11 +173,12 @@ def _train(
     return driver.landed, driver.queue.failed
 
 
-def _alike(missing: list[Member]) -> list[list[int]]:
-    """Networks of one group can share a pack; every other member is alone."""
-    alike: dict[str, list[int]] = {}
+def _alike(missing: list[Member], kept: dict[str, int], fingerprint: str) -> list[list[int]]:
+    """Networks of one group that were kept after as many epochs can share a pack; every other member is alone."""
+    alike: dict[tuple[str, int], list[int]] = {}
     for member in missing:
-        key = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
+        model = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
+        key = model, kept.get(member.fingerprint(fingerprint), 0)
         alike.setdefault(key, []).append(member.number)
     return list(alike.values())
 
