@@ -123,6 +123,15 @@ def cut(numbers: Sequence[int], every: Sequence[Combination], slots: int, pack_s
     return [pack for group in by_temperature for pack in packs(group, share, pack_size)]
 
 
+def halves(label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the validation rows that choose, and of those that judge what was chosen.
+
+    Rows take turns in order of their labels, so that both halves have a class, or a range of targets, alike.
+    """
+    order_N = np.argsort(label_N, kind="stable")
+    return np.sort(order_N[::2]), np.sort(order_N[1::2])
+
+
 def rungs(epochs: int, count: int, eta: int) -> list[int]:
     """Return the epochs at which each rung ends: the last is `epochs`, each before it an eta-th; none comes twice."""
     return sorted({max(1, math.ceil(epochs / eta**before)) for before in range(count)})

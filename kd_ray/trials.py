@@ -1,4 +1,4 @@
-"""A pack of combinations trained at once, scored on the validation rows and committed.
+"""A pack of combinations trained at once, scored on the validation rows that choose, and committed.
 
 A combination's model is the student's first replica: it begins and shuffles alike in all of them, so that they are
 compared in pairs, and the winner is the replica that the student stage trains again. A rung begins anew, on the whole
@@ -22,7 +22,7 @@ from kd_ray.distillation import STUDENT_STREAM, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import Manifest, RunDir, fingerprint
-from kd_ray.search import Combination, Tried, student_of
+from kd_ray.search import Combination, Tried, halves, student_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, task_of
 from kd_ray.training import Rates, Recipe, Streams, fit
@@ -67,9 +67,10 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
     data = Dataset.open(work.run)
     trained, loss_K = _trained(work, pack, students, data, device, tell)
     task, valid = task_of(data.schema), data.rows("valid")
+    choosing = valid.at(halves(valid.label_N)[0])
     score_K = [
         None if row_N is None else float(task.measures[work.metric].of_mean(row_N.mean()))
-        for row_N in rows_of(trained, task, valid, work.metric)
+        for row_N in rows_of(trained, task, choosing, work.metric)
     ]
     folder = f"{PACKS}/{pack.name(work)}"
     named = {f"{n}/{k}": v for at, n in enumerate(pack.combinations) for k, v in trained.weights(at).items()}
@@ -155,8 +156,11 @@ def finished(work: Work) -> list[tuple[Tried, Combination]]:
     return found
 
 
-def valid_rows(work: Work, every: Sequence[Combination], tried: Tried) -> np.ndarray:
-    """Return a finished combination's part in the metric on each validation row, from its weights, shape [N]."""
+def judged(work: Work, every: Sequence[Combination], tried: Tried) -> np.ndarray | None:
+    """Return a finished combination's part in the metric on each row that judges, from its weights, shape [N].
+
+    None where it diverged.
+    """
     manifest = work.run.manifest(f"{PACKS}/{tried.pack}/manifest.json")
     assert manifest is not None
     prefix = f"{tried.number}/"
@@ -164,6 +168,5 @@ def valid_rows(work: Work, every: Sequence[Combination], tried: Tried) -> np.nda
     data = Dataset.open(work.run)
     packed = PackedMLP(spec_of(student_of(work.student, every[tried.number]).model, data), 1)
     packed.load(0, {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
-    row_N = rows_of(packed, task_of(data.schema), data.rows("valid"), work.metric)[0]
-    assert row_N is not None
-    return row_N
+    valid = data.rows("valid")
+    return rows_of(packed, task_of(data.schema), valid.at(halves(valid.label_N)[1]), work.metric)[0]

@@ -35,6 +35,11 @@ LABELS: dict[str, tuple[str, Say]] = {
 }
 
 
+def brief(value: object) -> str:
+    """A knob's value, a number in four digits."""
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
 def main_metrics(evaluation: dict[str, Any]) -> list[str]:
     """The metrics that come first; accuracy alone would flatter a model where one class has most rows."""
     if "rmse" in evaluation["metrics"]["ensemble"]:
@@ -59,3 +64,8 @@ def span(interval: dict[str, float], say: Say) -> str:
         return ("-" if value < 0 else "+") + say(abs(value))
 
     return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"
+
+
+def estimate(interval: dict[str, float], say: Say) -> str:
+    """Say a figure and its interval."""
+    return f"{say(interval['value'])} ({say(interval['low'])} to {say(interval['high'])})"

@@ -18,7 +18,8 @@ from kd_ray.errors import ManifestError
 from kd_ray.groups import members
 from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
 from kd_ray.rundir import Manifest, RunDir
-from kd_ray.tables import STUDENT_MANIFEST, Dataset
+from kd_ray.search import LEADERBOARD
+from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
 from kd_ray.tasks import task_of
 
 
@@ -41,7 +42,7 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """`bundle` and `latency` are what an export wrote, None where there was none."""
+    """`bundle` and `latency` are what an export wrote, `search` a search's leaderboard; None where there was none."""
 
     config: Config
     run: RunDir
@@ -50,6 +51,7 @@ class Sources:
     record: dict[str, Any]
     bundle: dict[str, Any] | None
     latency: dict[str, Any] | None
+    search: dict[str, Any] | None
     teachers: list[Manifest]
     histories: dict[str, History]
     answers: Answers
@@ -66,6 +68,7 @@ class Sources:
             record=optional(run, "run.json") or {},
             bundle=optional(run, "export/bundle.json"),
             latency=optional(run, "export/latency.json"),
+            search=_search(run),
             teachers=[member_manifest(run, member) for member in members(config.teachers)],
             histories=_histories(run),
             answers=_answers(config, data),
@@ -99,6 +102,12 @@ def evaluation_of(run: RunDir) -> dict[str, Any]:
 
 def optional(run: RunDir, path: str) -> dict[str, Any] | None:
     return run.read_json(path) if run.exists(path) else None
+
+
+def _search(run: RunDir) -> dict[str, Any] | None:
+    """A leaderboard of the run's own soft targets, else None."""
+    board, labelled = optional(run, LEADERBOARD), run.manifest(SOFT_TARGETS_MANIFEST)
+    return board if board and labelled and board["soft_targets"] == labelled.fingerprint else None
 
 
 def _answers(config: Config, data: Dataset) -> Answers:

@@ -1,14 +1,19 @@
 """A small search: what it tries, that packing changes nothing, how it goes on, and that it reads no test row."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
 import pytest
 import torch
 from conftest import SMALL, merged
 from safetensors.torch import load_file
+from torch import nn
 
 from kd_ray import Config, run, trials
 from kd_ray import tune as package
@@ -67,9 +72,38 @@ def test_the_leaderboard_has_every_combination_and_the_best_has_the_best_score(
         "student.learning_rate": 2e-3,
         "student.model.hidden": [8],
     }
-    assert board["gain"]["value"] == pytest.approx(board["untuned"]["score"] - board["best"]["score"], abs=1e-6)
-    assert board["gain"]["low"] <= board["gain"]["value"] <= board["gain"]["high"]
+    judged = board["judged"]
+    assert judged["gain"]["value"] == pytest.approx(judged["untuned"]["value"] - judged["best"]["value"], abs=1e-6)
+    for interval in judged.values():
+        assert interval["low"] <= interval["value"] <= interval["high"]
     assert not (storage / "small/ray_tune").exists()
+
+
+def found_weights(storage: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
+    tensors = load_file(storage / "small/tune/packs" / entry["pack"] / "students.safetensors")
+    prefix = f"{entry['number']}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def test_one_half_of_the_validation_rows_chooses_and_the_other_judges(searched: tuple[Path, dict[str, Any]]) -> None:
+    storage, board = searched
+    table = pa.dataset.dataset(storage / "small/data/valid").to_table().to_pandas().sort_values(["label", "row_id"])
+    table["chooses"] = np.arange(len(table)) % 2 == 0
+    assert board["rows"] == {"choosing": 73, "judging": 72}
+
+    def nll(entry: dict[str, Any], chooses: bool) -> float:
+        rows, units = table[table["chooses"] == chooses], entry["knobs"]["student.model.hidden"]
+        sizes = [8, *units, 3]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(sizes[:-1])]
+        module = nn.Sequential(*itertools.chain(*layers), nn.Linear(sizes[-2], 3))
+        module.load_state_dict(found_weights(storage, entry))
+        says = module(torch.tensor(np.stack(rows["features"])))
+        return float(nn.functional.cross_entropy(says, torch.tensor(rows["label"].to_numpy()).long()))
+
+    for entry in board["combinations"]:
+        assert entry["score"] == pytest.approx(nll(entry, True), abs=1e-5)
+    assert board["judged"]["best"]["value"] == pytest.approx(nll(board["best"], False), abs=1e-5)
+    assert board["judged"]["untuned"]["value"] == pytest.approx(nll(board["untuned"], False), abs=1e-5)
 
 
 def test_packed_combinations_are_those_trained_alone(searched: tuple[Path, dict[str, Any]], again: Path) -> None:
@@ -150,8 +184,9 @@ def test_the_winner_is_the_student_of_a_tuned_run(again: Path, searched: tuple[P
     assert result.config.student.temperature == best["knobs"]["student.temperature"]
     assert result.config.student.model.hidden == best["knobs"]["student.model.hidden"]
     assert Config.from_yaml(f"{result.path}/config.yaml").student == result.config.student
-    valid = json.loads(Path(result.path, "student/metrics.json").read_text())["valid_nll"]
-    assert valid[0] == pytest.approx(best["score"], abs=1e-5)
+    replicas = load_file(f"{result.path}/student/replicas.safetensors")
+    for name, value in found_weights(again, best).items():
+        torch.testing.assert_close(replicas[f"0/{name}"], value, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tuned_run_without_a_search_or_after_other_soft_targets_is_refused(again: Path) -> None:
