@@ -98,7 +98,7 @@ def test_one_half_of_the_validation_rows_chooses_and_the_other_judges(searched: 
         module = nn.Sequential(*itertools.chain(*layers), nn.Linear(sizes[-2], 3))
         module.load_state_dict(found_weights(storage, entry))
         says = module(torch.tensor(np.stack(rows["features"])))
-        return float(nn.functional.cross_entropy(says, torch.tensor(rows["label"].to_numpy()).long()))
+        return nn.functional.cross_entropy(says, torch.tensor(rows["label"].to_numpy()).long()).item()
 
     for entry in board["combinations"]:
         assert entry["score"] == pytest.approx(nll(entry, True), abs=1e-5)
