@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers
+from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers, tensorboard
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.gauges import Gauges
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Progress, Silent
 from kd_ray.progress import Report as Tell
@@ -88,9 +89,13 @@ def run(
     here = RunDir.at(config.storage, config.name)
     if tuned:
         config = _tuned(config, here)
-    with here.writing(), Session(address, dashboard=config.student.workers != "auto") as session:
+    with (
+        here.writing(),
+        Session(address, dashboard=config.student.workers != "auto") as session,
+        Gauges(progress or Silent(), session, here) as seen,
+    ):
         here.write_bytes("config.yaml", config.to_yaml().encode())
-        steps = Steps(config, here, session, progress or Silent())
+        steps = Steps(config, here, session, seen)
         for stage in STAGES:
             steps.do(stage)
     return Result(
@@ -170,6 +175,7 @@ class Steps:
         """Run a stage unless it is finished, and record it; what later stages made of its last result goes first."""
         if self.finished(stage):
             self.progress.skip(stage.name)
+            tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
             return
         self._forget_from(stage)
         if stage.name in NEEDS_RAY:
@@ -185,6 +191,7 @@ class Steps:
             **facts,
         }
         self.run.write_json("run.json", self.record)
+        tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
         if stage.name == "data":
             self._say_if_batches_are_cut(summary["rows"]["train"])
 

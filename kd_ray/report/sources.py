@@ -1,6 +1,6 @@
 """All that a run's page is made of, read from the run directory.
 
-Axes: N test rows, C classes, E epochs, R replicas.
+Axes: N test rows, C classes.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_ray import tables
 from kd_ray.config import Config
-from kd_ray.distillation import ROLES
 from kd_ray.ensemble import member_manifest, spec_of
 from kd_ray.errors import ManifestError
 from kd_ray.groups import members
 from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.search import LEADERBOARD
-from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.series import History, histories
+from kd_ray.tables import SOFT_TARGETS_MANIFEST, Dataset
 from kd_ray.tasks import task_of
 
 
@@ -30,14 +29,6 @@ class Answers:
     row_id_N: np.ndarray
     truth_N: np.ndarray
     says: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class History:
-    """A role's training: its loss, and its score of the validation rows, NaN where there are none."""
-
-    loss_ER: np.ndarray
-    valid_ER: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +61,7 @@ class Sources:
             latency=optional(run, "export/latency.json"),
             search=_search(run),
             teachers=[member_manifest(run, member) for member in members(config.teachers)],
-            histories=_histories(run),
+            histories=histories(run),
             answers=_answers(config, data),
         )
 
@@ -118,20 +109,3 @@ def _answers(config: Config, data: Dataset) -> Answers:
         if role in ("student", "baseline"):
             says[role] = task.says(values_RNC[0])
     return Answers(row_id_N=test.row_id_N, truth_N=task.truth(test.label_N), says=says)
-
-
-def _histories(run: RunDir) -> dict[str, History]:
-    manifest = run.manifest(STUDENT_MANIFEST)
-    records = {record.path: record for record in manifest.files} if manifest else {}
-    found = {}
-    for role in ROLES:
-        record = records.get(f"{role}/history.parquet")
-        if record is not None:
-            table = tables.read(run, record)
-            replicas = int(tables.to_numpy(table["replica"]).max()) + 1
-            valid = next(name for name in table.column_names if name.startswith("valid_"))
-            loss_X, valid_X = (
-                table[name].fill_null(np.nan).to_numpy().astype(float).reshape(-1, replicas) for name in ("loss", valid)
-            )
-            found[role] = History(loss_ER=loss_X, valid_ER=valid_X)
-    return found

@@ -14,6 +14,7 @@ from typing import Any
 from kd_ray import proposals, recovery, report, search, trials
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
+from kd_ray.gauges import Gauges
 from kd_ray.pipeline import STAGES, Steps, fingerprints
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.recovery import Measure
@@ -39,11 +40,10 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
     if config.tune.search == "optuna":
         proposals.check_installed()
     here = RunDir.at(config.storage, config.name)
-    progress = progress or Silent()
-    with here.writing(), Session(address) as session:
+    with here.writing(), Session(address) as session, Gauges(progress or Silent(), session, here) as seen:
         settings = _settings(config)
         _check_same_search(here, settings)
-        _soft_targets(config, here, session, progress)
+        _soft_targets(config, here, session, seen)
         data = Dataset.open(here)
         if (found := len(data.rows("valid").label_N)) < 2:
             raise ConfigError(
@@ -51,7 +51,7 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
                 "set data.split.valid"
             )
         here.write_json(SETTINGS, settings)
-        with progress.stage("tune") as tell:
+        with seen.stage("tune") as tell:
             return _search(config, data, session, tell, settings)
 
 
