@@ -13,7 +13,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers, tensorboard
+from kd_ray import (
+    data,
+    evaluate,
+    export,
+    groups,
+    report,
+    search,
+    soft_targets,
+    student,
+    teachers,
+    tensorboard,
+    tracking,
+)
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.gauges import Gauges
@@ -89,6 +101,7 @@ def run(
     here = RunDir.at(config.storage, config.name)
     if tuned:
         config = _tuned(config, here)
+    tracking.check(config)
     with (
         here.writing(),
         Session(address, dashboard=config.student.workers != "auto") as session,
@@ -98,6 +111,7 @@ def run(
         steps = Steps(config, here, session, seen)
         for stage in STAGES:
             steps.do(stage)
+        tracking.log(config, here, steps.prints["report"])
     return Result(
         path=str(here),
         config=config,

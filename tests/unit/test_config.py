@@ -365,6 +365,7 @@ CHANGED = {
         "eta": 2,
     },
     "export": {"int8": False, "pruning": [], "fine_tuning": 1.0, "tolerance": 0.0, "latency": False},
+    "track": {"mlflow": "https://mlflow.example:5000", "experiment": "churn"},
 }
 
 
