@@ -6,7 +6,6 @@ Axes: B rows of a call, M members, K members of a pack, D features.
 
 import contextlib
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from kd_ray.ensemble import load_ensemble, member_manifest, spec_of
 from kd_ray.errors import RunError
 from kd_ray.finished import open_run
 from kd_ray.groups import members
+from kd_ray.machine import cpu
 from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import RunDir
@@ -227,13 +227,6 @@ def main(storage: str, name: str, model: str) -> None:
     for _ in range(10):
         call()
     print(Path("/proc/self/status").read_text())
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class _Export:
         self.config, self.run, self.fingerprint = config, run, fingerprint
         self.report, self.steps = report, 3 + config.export.int8 + len(config.export.pruning)
         self.data = Dataset.open(run)
-        self.judge = Judge.of(config, self.data)
+        self.judge = Judge.of(self.data)
         self.spec = spec_of(config.student.model, self.data)
         self.weights = load(run.read_checked(_student_file(run)))
         self.files: list[FileRecord] = []
