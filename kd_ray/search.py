@@ -22,6 +22,7 @@ LEADERBOARD = "tune/leaderboard.json"
 SEARCH_STREAM = 5  # first word of the seed that random combinations are drawn by
 WHOLE = ("student.batch_size",)
 TEMPERATURE = "student.temperature"
+HIDDEN = "student.model.hidden"
 Combination = dict[str, Any]
 
 

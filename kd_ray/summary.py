@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.pipeline import Result
-from kd_ray.wording import LABELS, brief, estimate, main_metrics, recovered, span
+from kd_ray.wording import LABELS, brief, estimate, left_out, main_metrics, recovered, span
 
 
 def show(result: Result, console: Console) -> None:
@@ -73,7 +73,9 @@ def show_leaderboard(board: dict[str, Any], console: Console, top: int = 10) -> 
         note = "as configured" if entry["is_untuned"] else ""
         table.add_row(*values, str(entry["epochs"]), f"{entry['seconds']:.2f}", say(entry["score"]), note)
     console.print(table)
-    console.print(_found_better(board), highlight=False, soft_wrap=True)
+    for line in (left_out(board["measured"]), _found_better(board)):
+        if line:
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _found_better(board: dict[str, Any]) -> str:

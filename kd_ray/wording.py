@@ -66,6 +66,12 @@ def span(interval: dict[str, float], say: Say) -> str:
     return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"
 
 
+def left_out(measured: list[dict[str, Any]]) -> str:
+    """Say which layers a search's limits kept out, nothing where none."""
+    said = [f"{o['hidden']} ({o['bytes']:,} bytes, {o['milliseconds']:.3g} ms)" for o in measured if not o["is_within"]]
+    return f"Left out by the limits: {', '.join(said)}." if said else ""
+
+
 def estimate(interval: dict[str, float], say: Say) -> str:
     """Say a figure and its interval."""
     return f"{say(interval['value'])} ({say(interval['low'])} to {say(interval['high'])})"

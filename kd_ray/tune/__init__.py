@@ -25,6 +25,7 @@ from kd_ray.session import Session
 from kd_ray.tables import Dataset
 from kd_ray.tasks import task_of
 from kd_ray.trials import Pack, Work
+from kd_ray.tune import limits
 from kd_ray.tune.on_ray import Watch, run_packs
 
 SETTINGS = "tune/search.json"
@@ -50,9 +51,11 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
                 f"tune: one half of the validation rows chooses and the other judges; the table has {found} of them: "
                 "set data.split.valid"
             )
-        here.write_json(SETTINGS, settings)
         with seen.stage("tune") as tell:
-            return _search(config, data, session, tell, settings)
+            tell(0, 1, "sizes and latencies")
+            narrowed, measured = limits.within(config, data, settings["soft_targets"])
+            here.write_json(SETTINGS, settings)
+            return _search(narrowed, data, session, tell, settings, measured)
 
 
 def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> None:
@@ -86,7 +89,14 @@ def _check_same_search(here: RunDir, settings: dict[str, Any]) -> None:
         )
 
 
-def _search(config: Config, data: Dataset, session: Session, tell: Report, settings: dict[str, Any]) -> dict[str, Any]:
+def _search(
+    config: Config,
+    data: Dataset,
+    session: Session,
+    tell: Report,
+    settings: dict[str, Any],
+    measured: list[dict[str, Any]],
+) -> dict[str, Any]:
     task = task_of(data.schema)
     metric = trials.metric_of(task, config.tune.objective)
     work = Work(
@@ -103,7 +113,7 @@ def _search(config: Config, data: Dataset, session: Session, tell: Report, setti
         scores = {number: course.last[number].score for number in going}
         going = search.promoted(scores, config.tune.eta, course.measure, always=0)
         course.train(going, rung, until)
-    board = _leaderboard(course, settings)
+    board = _leaderboard(course, settings, measured)
     if not data.run.exists(LEADERBOARD) or data.run.read_json(LEADERBOARD) != board:
         data.run.remove(report.MANIFEST)  # a page from before says nothing of the search
         data.run.write_json(LEADERBOARD, board)
@@ -174,9 +184,11 @@ class _Course:
         }
 
 
-def _leaderboard(course: _Course, settings: dict[str, Any]) -> dict[str, Any]:
+def _leaderboard(course: _Course, settings: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str, Any]:
     work, every = course.work, course.every
     order = search.leaderboard(list(course.last.values()), course.measure)
+    if measured and not measured[0]["is_within"]:  # the recipe as configured may be compared with, not chosen
+        order = [*(one for one in order if one.number), course.last[0]]
     choosing, judging = search.halves(Dataset.open(work.run).rows("valid").label_N)
     entries = [
         {
@@ -192,6 +204,7 @@ def _leaderboard(course: _Course, settings: dict[str, Any]) -> dict[str, Any]:
         "split": "valid",
         "rows": {"choosing": len(choosing), "judging": len(judging)},
         "soft_targets": settings["soft_targets"],
+        "measured": measured,
         "best": entries[0],
         "untuned": next(entry for entry in entries if entry["is_untuned"]),
         "judged": _judged(course, order[0]),

@@ -361,6 +361,8 @@ CHANGED = {
         "trials": 3,
         "pack_size": 2,
         "objective": "accuracy",
+        "max_bytes": 9000,
+        "max_milliseconds": 0.5,
         "rungs": 1,
         "eta": 2,
     },

@@ -47,6 +47,7 @@ def test_the_best_and_the_recipe_as_configured_are_shown_with_their_intervals(tm
     for name, interval in judged.items():
         assert {(f"search.judged.{name}.{end}", value) for end, value in interval.items()} <= set(page.figures)
     assert "kd-ray run --tuned takes it over" in page.text
+    assert "Left out by the limits: [512] (90,000 bytes, 0.0912 ms)." in page.text
 
 
 def test_a_tuned_student_is_said_to_have_the_best_combination(tmp_path: Path) -> None:

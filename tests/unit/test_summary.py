@@ -148,6 +148,7 @@ def leaderboard(best: float | None, low: float, *, is_untuned: bool = False) -> 
     board = {
         "metric": "nll",
         "rows": {"choosing": 400, "judging": 399},
+        "measured": [{"hidden": [512], "bytes": 90_000, "milliseconds": 0.0912, "is_within": False}],
         "best": entries[0],
         "untuned": entries[0 if is_untuned else 11],
         "judged": judged,
@@ -160,6 +161,7 @@ def leaderboard(best: float | None, low: float, *, is_untuned: bool = False) -> 
 
 def test_a_leaderboard_shows_the_best_ten_and_the_recipe_as_configured() -> None:
     text = leaderboard(0.1, 0.01)
+    assert "Left out by the limits: [512] (90,000 bytes, 0.0912 ms)." in text
     assert "12 combinations, chosen by 400 validation rows" in text
     assert text.count("40 ") == 11
     assert "0.012" in text
