@@ -162,7 +162,8 @@ def fingerprints(config: Config) -> dict[str, str]:
     shared = fingerprint("teachers", config.seed, config.teachers.model_dump(exclude=groups.OWN), made)
     trained = [member.fingerprint(shared) for member in groups.members(config.teachers)]
     said_by = [trained, config.teachers.weights, config.teachers.clip]
-    labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), *said_by)
+    transfer = config.soft_targets.model_dump(exclude={"deadline_seconds"})
+    labelled = fingerprint("soft_targets", config.seed, transfer, *said_by)
     distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
     measured = fingerprint("evaluation", distilled)
     exported = fingerprint("export", config.export.model_dump(), measured)

@@ -111,6 +111,16 @@ class RunDir:
         found = self.filesystem.get_file_info(self.path(relative)).size
         return None if found is None else int(found)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every file under `folder`, by its path in the run: one listing for all of them."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
+        try:
+            found = self.filesystem.get_file_info(selector)
+        except OSError as error:
+            raise StorageError(f"{self}/{folder}: cannot be listed: {_reason(error)}") from None
+        prefix = f"{self.root}/"
+        return {info.path.removeprefix(prefix): info.size for info in found if info.type == pafs.FileType.File}
+
     def read_bytes(self, relative: str) -> bytes:
         """Return a file's content. Raises StorageError where it cannot be read."""
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from kd_ray import tables
 from kd_ray.config import Config
 from kd_ray.distillation import ROLES
-from kd_ray.groups import members
+from kd_ray.ensemble import member_manifest, trained
 from kd_ray.judging import EVALUATION
 from kd_ray.rundir import RunDir
 from kd_ray.tables import STUDENT_MANIFEST
@@ -64,12 +64,11 @@ def evenly(count: int, most: int) -> list[int]:
 
 def of_teachers(config: Config, run: RunDir) -> list[Series]:
     """Losses of members that were trained here, of many no more than forty."""
-    every = members(config.teachers)
+    every = trained(run, config.teachers)
     found = []
     for i in evenly(len(every), SHOWN_TEACHERS):
-        manifest = run.manifest(every[i].manifest)
-        losses = (manifest.summary.get("metrics") or {}).get("loss") if manifest else None
-        found += _by_epoch(every[i].folder, "loss", np.asarray(losses or [], float))
+        losses = (member_manifest(run, every[i]).summary.get("metrics") or {}).get("loss") or []
+        found += _by_epoch(every[i].folder, "loss", np.asarray(losses, float))
     return found
 
 

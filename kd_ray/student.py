@@ -28,6 +28,7 @@ from kd_ray.config import Config
 from kd_ray.distillation import ROLES, STUDENT_STREAM, Member, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import KdRayError, RunError
+from kd_ray.feeds import Share, Streams
 from kd_ray.packing import PackedMLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
@@ -35,7 +36,7 @@ from kd_ray.scheduling import Ask
 from kd_ray.session import Session
 from kd_ray.tables import STUDENT_MANIFEST, Dataset
 from kd_ray.tasks import Task, selection_score, task_of
-from kd_ray.training import Recipe, Share, Streams, fit
+from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
 Tell = Callable[[int, str], None]

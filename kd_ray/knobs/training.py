@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from kd_ray.knobs.base import EPOCHS, POSITIVE, Arguments, Auto, Count, Number, Section, Whole, knob, section
+from kd_ray.knobs.base import EPOCHS, POSITIVE, Arguments, Auto, Count, Number, Seconds, Section, Whole, knob, section
 
 
 class Model(Section):
@@ -114,7 +114,20 @@ class Teachers(Section):
         "auto", "of one actor; auto: a GPU where there is one, else a core", "auto, or {cpus, gpus, actors}"
     )
     pack_size: Count | Auto = knob(
-        "auto", "members trained as one computation; auto: an equal part for each actor", "auto, or a whole number >= 1"
+        "auto",
+        "members trained as one computation; auto: what fits, of few members an equal part for each actor",
+        "auto, or a whole number >= 1",
+    )
+    allow_failures: Whole = knob(
+        0,
+        "members that may fail (diverge, or lose their actor three times) and be left out of the ensemble",
+        "a whole number >= 0",
+        ge=0,
+    )
+    deadline_seconds: Seconds | Auto = knob(
+        "auto",
+        "an actor without news for so long is replaced; auto: 20 times the slowest epoch, at least 300",
+        "auto, or a number above 0",
     )
 
     @property
@@ -159,6 +172,11 @@ class SoftTargets(Section):
         True, "keep each member's log-probabilities (where members x classes <= 1024)", "true or false"
     )
     rows_per_file: Count | Auto = knob("auto", "rows of one Parquet file; auto: 131072", "auto, or a whole number >= 1")
+    deadline_seconds: Seconds | Auto = knob(
+        "auto",
+        "where no file is finished for so long, the labelling is started anew; auto: by the rows, at least 600",
+        "auto, or a number above 0",
+    )
 
 
 class Student(Section):

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from kd_ray.config import Config
-from kd_ray.ensemble import member_manifest, spec_of
+from kd_ray.ensemble import member_manifest, spec_of, trained
 from kd_ray.errors import ManifestError
-from kd_ray.groups import members
 from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.search import LEADERBOARD
@@ -60,7 +59,7 @@ class Sources:
             bundle=optional(run, "export/bundle.json"),
             latency=optional(run, "export/latency.json"),
             search=_search(run),
-            teachers=[member_manifest(run, member) for member in members(config.teachers)],
+            teachers=[member_manifest(run, member) for member in trained(run, config.teachers)],
             histories=histories(run),
             answers=_answers(config, data),
         )

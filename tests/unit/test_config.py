@@ -334,11 +334,14 @@ CHANGED = {
         "weight_decay": 0.5,
         "resources": {"cpus": 0.5, "gpus": 0.25, "actors": 2},
         "pack_size": 4,
+        "allow_failures": 2,
+        "deadline_seconds": 9.5,
     },
     "soft_targets": {
         "transfer": {"kind": "mix", "mix": {"swap": 1.0}, "factor": 3, "noise": 1.5, "swap": 1.0},
         "member_log_probs": False,
         "rows_per_file": 10,
+        "deadline_seconds": 7.0,
     },
     "student": {
         "model": {"kind": "mlp", "hidden": [5], "dropout": [0.5], "one_hot": 0, "embedding": 1},
