@@ -1,13 +1,14 @@
 """A pack of combinations trained at once, scored on the validation rows that choose, and committed.
 
 A combination's model is the student's first replica: it begins and shuffles alike in all of them, so that they are
-compared in pairs, and the winner is the replica that the student stage trains again. A rung begins anew, on the whole
-run's schedule: nothing but the commits is kept between rungs.
+compared in pairs, and the winner is the replica that the student stage trains again. A rung goes on where the one
+before stopped, in other packs: what each combination has is kept between them, and not needed for the choice.
 
-Files: tune/packs/<pack>/students.safetensors and, last, manifest.json with the scores.
+Files: tune/packs/<pack>/students.safetensors and, last, manifest.json with the scores; tune/checkpoints/ until the end.
 Axes: N rows, K combinations of a pack, C classes (1 for a regression).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load, save
 
 from kd_ray import knobs
+from kd_ray.checkpoints import Checkpoint
 from kd_ray.distillation import STUDENT_STREAM, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.feeds import Streams
@@ -30,7 +32,7 @@ from kd_ray.tasks import Task, task_of
 from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
-PACKS = "tune/packs"
+PACKS, CHECKPOINTS = "tune/packs", "tune/checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,14 @@ def _trained(
     packed = PackedMLP(spec, len(members), device)
     for k, stream in enumerate(streams):
         packed.load(k, spec.initial_weights(stream.weights))
-    epochs = fit(
+    checkpoint = Checkpoint(
+        run=work.run,
+        folder=CHECKPOINTS,
+        keys=[f"{number}-{fingerprint(work.fingerprint, one)[:12]}" for number, one in pack.combinations.items()],
+        seconds=math.inf,
+    )
+    loss_K = np.full(len(members), np.nan)
+    for loss_K in fit(
         packed,
         torch.from_numpy(transfer.features_ND).to(device),
         objective(work.student, members, transfer, device),
@@ -121,11 +130,11 @@ def _trained(
             weight_decay_K=[student.weight_decay for student in students],
         ),
         may_diverge=True,
-    )
-    loss_K = np.full(len(members), np.nan)
-    for epoch in range(1, pack.epochs + 1):
-        loss_K = next(epochs)
-        tell(epoch)
+        checkpoint=checkpoint,
+        until=pack.epochs,
+    ):
+        checkpoint.history.append(loss_K[None])
+        tell(len(checkpoint.history))
     return packed, loss_K
 
 

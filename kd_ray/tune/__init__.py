@@ -113,6 +113,7 @@ def _search(
         scores = {number: course.last[number].score for number in going}
         going = search.promoted(scores, config.tune.eta, course.measure, always=0)
         course.train(going, rung, until)
+    data.run.remove(trials.CHECKPOINTS)
     board = _leaderboard(course, settings, measured)
     if not data.run.exists(LEADERBOARD) or data.run.read_json(LEADERBOARD) != board:
         data.run.remove(report.MANIFEST)  # a page from before says nothing of the search

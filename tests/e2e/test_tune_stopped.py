@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-pytestmark = pytest.mark.e2e
-STOP_SECONDS = 30
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+STOP_SECONDS, WAIT_SECONDS = 30, 250
 CONFIG = """
 name: small
 data: {options: {n_samples: 500, n_features: 8, n_informative: 5, n_redundant: 1}, split: {valid: 0.2}}
@@ -23,12 +25,28 @@ tune: {space: {student.temperature: [1, 2, 3, 4, 5, 6]}, rungs: 1, pack_size: 1}
 """
 
 
-def search(tmp_path: Path) -> "subprocess.Popen[str]":
+@contextmanager
+def search(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A search under way; whatever happens, it and what it started are ended."""
     (tmp_path / "config.yaml").write_text(CONFIG)
     command = [sys.executable, "-m", "kd_ray.cli", "tune", "config.yaml", "--json"]
-    return subprocess.Popen(
+    running = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    family: list[psutil.Process] = []
+    try:
+        yield running
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(running.pid).children(recursive=True)
+        running.kill()
+        kill(family)
+
+
+def kill(family: list[psutil.Process]) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def commits(tmp_path: Path) -> dict[str, int]:
@@ -39,7 +57,7 @@ def commits(tmp_path: Path) -> dict[str, int]:
 
 def wait_for_packs(running: "subprocess.Popen[str]", tmp_path: Path, count: int) -> list[psutil.Process]:
     """Wait until so many packs are committed, and return the processes that the search has started."""
-    until = time.monotonic() + 150
+    until = time.monotonic() + WAIT_SECONDS
     while len(commits(tmp_path)) < count:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < until
@@ -48,12 +66,12 @@ def wait_for_packs(running: "subprocess.Popen[str]", tmp_path: Path, count: int)
 
 
 def test_a_search_that_was_interrupted_and_then_killed_trains_only_what_is_missing(tmp_path: Path) -> None:
-    interrupted = search(tmp_path)
-    family = wait_for_packs(interrupted, tmp_path, 1)
-    begun = time.monotonic()
-    os.kill(interrupted.pid, signal.SIGINT)
-    _, said = interrupted.communicate(timeout=60)
-    assert time.monotonic() - begun < STOP_SECONDS
+    with search(tmp_path) as interrupted:
+        family = wait_for_packs(interrupted, tmp_path, 1)
+        begun = time.monotonic()
+        os.kill(interrupted.pid, signal.SIGINT)
+        _, said = interrupted.communicate(timeout=60)
+        assert time.monotonic() - begun < STOP_SECONDS
     assert interrupted.returncode == 130, said
     assert "the same command takes the search up where it stopped" in said
     assert "Traceback" not in said
@@ -63,18 +81,15 @@ def test_a_search_that_was_interrupted_and_then_killed_trains_only_what_is_missi
     assert 1 <= len(first) < 6
     assert not (tmp_path / "runs/small/tune/leaderboard.json").exists()
 
-    killed = search(tmp_path)
-    family = wait_for_packs(killed, tmp_path, len(first) + 1)
-    killed.kill()
-    killed.communicate()
-    for process in family:
-        if process.is_running():
-            process.kill()
+    with search(tmp_path) as killed:
+        family = wait_for_packs(killed, tmp_path, len(first) + 1)
+        killed.kill()
+        kill(family)
     second = commits(tmp_path)
     assert len(first) < len(second) < 6
 
-    last = search(tmp_path)
-    printed, said = last.communicate(timeout=200)
+    with search(tmp_path) as last:
+        printed, said = last.communicate(timeout=WAIT_SECONDS)
     assert last.returncode == 0, said
     assert "teachers: finished before, kept" in said
     assert len(json.loads(printed)["combinations"]) == 6

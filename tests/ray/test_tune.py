@@ -178,6 +178,44 @@ def test_the_best_of_a_rung_and_the_recipe_alone_go_on(again: Path) -> None:
     assert {entry["epochs"] for entry in board["combinations"][len(far) :]} == {2}
 
 
+def test_a_rung_goes_on_where_the_one_before_stopped_and_ends_where_training_at_once_does(
+    searched: tuple[Path, dict[str, Any]], again: Path
+) -> None:
+    """Training is cheaper by the first rung's epochs, and ends in the same students, in other packs."""
+    shutil.rmtree(again / "small/tune")
+    trained: list[int] = []
+    fit = trials.fit
+
+    def counted(packed: Any, *given: Any, **named: Any) -> Any:
+        for losses in fit(packed, *given, **named):
+            trained.append(packed.members)
+            yield losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "fit", counted)
+        patch.setattr(package, "run_packs", lambda work, packs, *_: [trials.train(work, pack) for pack in packs])
+        board = tune(config(again, tune={"rungs": 2, "eta": 3, "pack_size": 2}))
+    far = [entry for entry in board["combinations"] if entry["rung"] == 1]
+    assert sum(trained) == 9 * 2 + len(far) * 2
+    ended = {str(entry["knobs"]): entry["score"] for entry in searched[1]["combinations"]}
+    assert {str(entry["knobs"]): entry["score"] for entry in far} == pytest.approx(
+        {str(entry["knobs"]): ended[str(entry["knobs"])] for entry in far}, abs=1e-5
+    )
+    assert not (again / "small/tune/checkpoints").exists()
+
+
+def test_optuna_proposes_and_a_lost_pack_leads_to_the_same_proposals(again: Path) -> None:
+    pytest.importorskip("optuna")
+    shutil.rmtree(again / "small/tune")
+    wanted = config(again, tune={"search": "optuna", "trials": 6, "pack_size": 3})
+    board = tune(wanted)
+    assert 6 <= len(board["combinations"]) <= 7
+    (again / "small/tune/packs" / board["best"]["pack"] / "manifest.json").unlink()
+    scores = {str(entry["knobs"]): entry["score"] for entry in board["combinations"]}
+    again_scores = {str(entry["knobs"]): entry["score"] for entry in tune(wanted)["combinations"]}
+    assert again_scores == pytest.approx(scores, abs=1e-5)
+
+
 def test_the_winner_is_the_student_of_a_tuned_run(again: Path, searched: tuple[Path, dict[str, Any]]) -> None:
     result = run(config(again), tuned=True)
     best = searched[1]["best"]
