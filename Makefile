@@ -4,9 +4,10 @@ PY := .venv/bin/python
 READY := .venv/.ready
 S3_READY := .venv/s3/.ready
 MLFLOW_READY := .venv/mlflow/.ready
+AUDIT_READY := .venv/audit/.ready
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test bench lint audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -26,6 +27,12 @@ lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+audit: $(AUDIT_READY)  ## compare the pinned versions with the published advisories; needs the network
+	@sed '/^#/d' constraints.txt > .venv/audit/pinned.txt
+	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps -r .venv/audit/pinned.txt || { \
+	  echo "make audit: a known vulnerability, or the registry did not answer for a package: see above." \
+	    "Where it did not answer, nothing was audited." >&2; exit 1; }
 
 clean:  ## remove .venv, caches and build outputs; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -50,6 +57,13 @@ $(S3_READY): tests/s3-server.txt | $(READY)
 $(MLFLOW_READY): tests/mlflow-server.txt | $(READY)
 	@$(PY) -m venv --clear .venv/mlflow
 	@.venv/mlflow/bin/python -m pip install -q --disable-pip-version-check -r tests/mlflow-server.txt
+	@touch $@
+
+# In an environment of its own, so that the auditor is not part of what is audited.
+$(AUDIT_READY): | $(READY)
+	@$(PY) -m venv --clear .venv/audit
+	@.venv/audit/bin/python -m pip install -q --disable-pip-version-check "pip-audit==2.10.1" || { \
+	  echo "make audit: pip-audit cannot be installed; it needs the network. Nothing was audited." >&2; exit 1; }
 	@touch $@
 
 # The report's tests open it in a real browser. Where it cannot be installed they say what is missing.

@@ -66,6 +66,8 @@ class State:
     def resume(self, checkpoint: "Checkpoint", steps: int) -> int:
         """Take up what was kept; return the epochs that are done. As many workers as then draw the same dropout."""
         epochs, states = checkpoint.found() or (0, [])
+        if len(every := set(self.share.gather(epochs))) > 1:
+            raise RuntimeError(f"{checkpoint.folder}: workers found checkpoints of epochs {sorted(every)}, not of one")
         for k, state in enumerate(states):
             for name, value_P in self._tensors_P.items():
                 self.pack.put(value_P, k, getattr(state, name))
@@ -102,6 +104,8 @@ class Checkpoint:
     history: list[np.ndarray] = field(default_factory=list)
     spent: float = 0.0
     """Seconds of training before this process's own."""
+    taken_up: list[int] = field(default_factory=list)
+    """The epochs after which this training was taken up, once each time."""
 
     def __post_init__(self) -> None:
         self._begun = self._kept = time.perf_counter()
@@ -125,7 +129,7 @@ class Checkpoint:
             tensors |= {f"{key}.{name}": getattr(state, name) for name in _TENSORS}
             tensors[f"{key}.noted_EX"] = torch.from_numpy(noted_EXK[:, :, k].copy())
             streams[key] = state.streams
-        facts = {"epochs": epochs, "seconds": self.trained_seconds, "streams": streams}
+        facts = {"epochs": epochs, "seconds": self.trained_seconds, "taken_up": self.taken_up, "streams": streams}
         content = save(tensors, {"kept": json.dumps(facts)})
         before, self._file = self._file, f"{self.folder}/{hashlib.sha256(content).hexdigest()}.safetensors"
         self.run.write_bytes(self._file, content)
@@ -150,6 +154,7 @@ class Checkpoint:
         noted_KEX = [tensors[f"{key}.noted_EX"].numpy() for key in self.keys]
         self.history = list(np.stack(noted_KEX, -1))
         self.spent = max(kept.seconds for kept in files.values())
+        self.taken_up = [*max((kept.taken_up for kept in files.values()), key=len), mine[0].epochs]
         return mine[0].epochs, states
 
     def remove(self) -> None:
@@ -171,6 +176,7 @@ class _Kept:
     path: str
     epochs: int
     seconds: float
+    taken_up: list[int]
     streams: dict[str, Any]
 
 

@@ -22,6 +22,7 @@ from kd_ray.packing import PackedMLP
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.tables import TEACHERS_MANIFEST, Dataset
 from kd_ray.tasks import task_of
+from kd_ray.tensors import read_weights
 
 
 def spec_of(model: knobs.Model, data: Dataset | Problem) -> MLP:
@@ -52,6 +53,14 @@ def member_manifest(run: RunDir, member: Member) -> Manifest:
     if manifest is None:
         raise ManifestError(f"{run}/{member.manifest}: is missing; run again to train it")
     return manifest
+
+
+def file_of(run: RunDir, member: Member) -> FileRecord:
+    """Return the file that holds a member. Raises ManifestError where there is none."""
+    files = member_manifest(run, member).files
+    if len(files) != 1:
+        raise ManifestError(f"{run}/{member.manifest}: must name one file; it names {len(files)}")
+    return files[0]
 
 
 def trained(run: RunDir, teachers: knobs.Teachers) -> list[Member]:
@@ -182,12 +191,12 @@ def _packed(
     seed: int,
     device: str,
 ) -> Say:
-    def content(member: Member) -> bytes:
-        return run.read_checked(records.get(member.folder) or member_manifest(run, member).files[0])
+    def weights_of(member: Member) -> dict[str, torch.Tensor]:
+        return read_weights(run, records.get(member.folder) or file_of(run, member), spec)
 
     pack = PackedMLP(spec, len(networks), device)
-    for k, (member, weights) in enumerate(zip(networks, in_order(content, networks), strict=True)):
-        pack.load(k, load(weights))
+    for k, (member, weights) in enumerate(zip(networks, in_order(weights_of, networks), strict=True)):
+        pack.load(k, weights)
         if member.group.kind == "mlp":
             pack.show(k, columns_of(member.number, spec.n_features, teachers, seed))
     return lambda features_ND, word_NX: pack.logits(features_ND)
@@ -195,8 +204,8 @@ def _packed(
 
 def _alone(run: RunDir, member: Member, problem: Problem, device: str) -> Say:
     manifest = member_manifest(run, member)
-    content, columns = run.read_checked(manifest.files[0]), manifest.summary["columns"]
-    says = _says(member, content, problem, device)
+    file, columns = file_of(run, member), manifest.summary["columns"]
+    says = _says(member, run.read_checked(file), problem, device)
 
     def logits(features_ND: torch.Tensor, word_NX: np.ndarray | None) -> torch.Tensor:
         seen_ND = features_ND.cpu().numpy()

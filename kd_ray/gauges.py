@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kd_ray.judging import EVALUATION
+from kd_ray.judging import evaluation_of
 from kd_ray.progress import Progress, Report
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
@@ -74,7 +74,7 @@ class Gauges:
         self._shown.note(text)
 
     def _recovered(self) -> None:
-        for metric, found in self._run.read_json(EVALUATION)["recovered"].items():
+        for metric, found in evaluation_of(self._run)["recovered"].items():
             if found["value"] is not None:
                 self._set(RECOVERED, found["value"], metric=metric)
 

@@ -4,6 +4,7 @@ Each stage reads what earlier ones wrote to the run directory. A finished stage 
 """
 
 import contextlib
+import itertools
 import platform
 import resource
 import time
@@ -25,10 +26,13 @@ from kd_ray import (
     teachers,
     tensorboard,
     tracking,
+    verifying,
 )
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.finished import write_config
 from kd_ray.gauges import Gauges
+from kd_ray.judging import evaluation_of
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Progress, Silent
 from kd_ray.progress import Report as Tell
@@ -49,6 +53,7 @@ class Stage:
     read_by_others: str | None = None
 
 
+RECORD = "run.json"
 NEEDS_RAY = ("teachers", "soft_targets")  # the student asks for it where it has workers
 
 STAGES = (
@@ -102,21 +107,24 @@ def run(
     if tuned:
         config = _tuned(config, here)
     tracking.check(config)
+    progress = progress or Silent()
+    dashboard = config.student.workers != "auto"
     with (
-        here.writing(),
-        Session(address, dashboard=config.student.workers != "auto") as session,
-        Gauges(progress or Silent(), session, here) as seen,
+        here.writing(progress.note) as here,
+        Session(address, dashboard=dashboard) as session,
+        Gauges(progress, session, here) as seen,
     ):
-        here.write_bytes("config.yaml", config.to_yaml().encode())
+        write_config(here, config)
         steps = Steps(config, here, session, seen)
+        steps.distrust()
         for stage in STAGES:
             steps.do(stage)
         tracking.log(config, here, steps.prints["report"])
     return Result(
         path=str(here),
         config=config,
-        evaluation=here.read_json(evaluate.FILE),
-        bundle=here.read_json(export.BUNDLE),
+        evaluation=evaluation_of(here),
+        bundle=export.bundle_of(here),
         seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
     )
 
@@ -148,7 +156,7 @@ def check(config: Config, session: Session) -> dict[str, Any]:
 
 def report_again(config: Config, run: RunDir) -> str:
     """Write a finished run's page anew, as after `kd-ray bench`, and return it."""
-    with run.writing():
+    with run.writing() as run:
         report.write(config, run, Session(), lambda done, total, note: None, fingerprints(config)["report"])
     return run.read_bytes(report.FILE).decode()
 
@@ -164,7 +172,9 @@ def fingerprints(config: Config) -> dict[str, str]:
     said_by = [trained, config.teachers.weights, config.teachers.clip]
     transfer = config.soft_targets.model_dump(exclude={"deadline_seconds"})
     labelled = fingerprint("soft_targets", config.seed, transfer, *said_by)
-    distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
+    distilled = fingerprint(
+        "student", config.seed, config.student.model_dump(exclude={"workers", "checkpoint_seconds"}), labelled
+    )
     measured = fingerprint("evaluation", distilled)
     exported = fingerprint("export", config.export.model_dump(), measured)
     return {
@@ -185,10 +195,11 @@ class Steps:
         self.config, self.run, self.session, self.progress = config, here, session, progress
         self.prints = fingerprints(config)
         self.record = self._earlier_record()
+        self.kept: tuple[Stage, ...] = ()
 
     def do(self, stage: Stage) -> None:
         """Run a stage unless it is finished, and record it; what later stages made of its last result goes first."""
-        if self.finished(stage):
+        if stage in self.kept or self.finished(stage):
             self.progress.skip(stage.name)
             tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
             return
@@ -198,17 +209,35 @@ class Steps:
         begun = time.perf_counter()
         with self.progress.stage(stage.name) as tell:
             summary = stage.work(self.config, self.run, self.session, tell, self.prints[stage.name])
-        facts: dict[str, Any] = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
+        kept = ("rows", "training_seconds", "trained", "failed")
+        facts: dict[str, Any] = {key: summary[key] for key in kept if key in summary}
         self.record["stages"][stage.name] = {
             "fingerprint": self.prints[stage.name],
             "seconds": round(time.perf_counter() - begun, 3),
             "driver_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **facts,
         }
-        self.run.write_json("run.json", self.record)
+        self.run.write_sealed(RECORD, self.record)
         tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
         if stage.name == "data":
             self._say_if_batches_are_cut(summary["rows"]["train"])
+
+    def again(self, stage: Stage) -> None:
+        """Run a finished stage once more, since what it shows beside the stages before it has changed."""
+        self._forget_from(stage)
+        self.do(stage)
+
+    def distrust(self) -> None:
+        """Where stages are to be run, look at every byte of those before them: what is damaged is made anew."""
+        self.kept = tuple(itertools.takewhile(self.finished, STAGES))
+        skipped = {stage.manifest for stage in STAGES[len(self.kept) :]}
+        if not skipped:
+            return
+        relied_on = [path for path in verifying.manifests(self.run) if path not in skipped and "tune/" not in path]
+        for damage in list(verifying.damages(self.run, relied_on)):
+            self.progress.note(damage.says)
+            self.run.remove(damage.manifest)
+            self.kept = tuple(itertools.takewhile(self.finished, self.kept))
 
     def finished(self, stage: Stage) -> bool:
         found = self.run.finished(stage.manifest, self.prints[stage.name])
@@ -236,9 +265,9 @@ class Steps:
         packages = ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
         versions: dict[str, str] = {package: version(package) for package in packages}
         stages: dict[str, dict[str, Any]] = {}
-        if self.run.exists("run.json"):
+        if self.run.exists(RECORD):
             with contextlib.suppress(KdRayError, KeyError, TypeError):
-                stages.update(self.run.read_json("run.json")["stages"])
+                stages.update(self.run.read_json(RECORD)["stages"])
         return {
             "versions": {"python": platform.python_version(), **versions},
             "host": platform.node(),

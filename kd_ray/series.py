@@ -12,7 +12,7 @@ from kd_ray import tables
 from kd_ray.config import Config
 from kd_ray.distillation import ROLES
 from kd_ray.ensemble import member_manifest, trained
-from kd_ray.judging import EVALUATION
+from kd_ray.judging import evaluation_of
 from kd_ray.rundir import RunDir
 from kd_ray.tables import STUDENT_MANIFEST
 
@@ -83,7 +83,7 @@ def of_students(config: Config, run: RunDir) -> list[Series]:
 
 def of_evaluation(config: Config, run: RunDir) -> list[Series]:
     """Metrics on the test rows, and the recovered shares where there is an edge."""
-    evaluation = run.read_json(EVALUATION)
+    evaluation = evaluation_of(run)
     figures = {
         (role, f"test/{name}"): value
         for role, scores in evaluation["metrics"].items()

@@ -77,7 +77,8 @@ def _workers(config: knobs.Student, session: Session) -> tuple[int, bool]:
     if config.workers == "auto" and session.is_local:
         return 0, False
     gpus = int(session.total("GPU"))
-    workers = (gpus or 1) if config.workers == "auto" else config.workers
+    given = (gpus or 1) if config.workers == "auto" else config.workers
+    workers = given[0] if isinstance(given, list) else given
     use_gpu = gpus >= workers
     session.slots(Ask(cpus=1.0, gpus=1.0 if use_gpu else 0.0), stage="student", at_least=workers)
     return workers, use_gpu
@@ -244,7 +245,7 @@ def _write(
             work.run.write_json(f"{role}/metrics.json", facts),
         ]
     manifest = Manifest(fingerprint=work.fingerprint, files=files, summary=summary)
-    work.run.write_bytes(STUDENT_MANIFEST, manifest.to_json())
+    work.run.commit(STUDENT_MANIFEST, manifest)
 
 
 def _history(loss_ER: np.ndarray, valid_ER: np.ndarray, valid_name: str) -> pa.Table:

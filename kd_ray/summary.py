@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.pipeline import Result
-from kd_ray.wording import LABELS, brief, estimate, left_out, main_metrics, recovered, span
+from kd_ray.wording import LABELS, beyond_limits, brief, estimate, left_out, main_metrics, recovered, span
 
 
 def show(result: Result, console: Console) -> None:
@@ -21,6 +21,8 @@ def show(result: Result, console: Console) -> None:
         figures = ("" if size is None else f"{size:,.0f}", *(LABELS[metric][1](scores[metric]) for metric in metrics))
         table.add_row(label, *figures, style="bold" if label == "student" else None)
     console.print(table)
+    if failed := left_out(evaluation):
+        console.print(failed, highlight=False)
     console.print(_how_much_smaller(evaluation), highlight=False)
     for metric, found in evaluation["recovered"].items():
         label, say = LABELS[metric]
@@ -73,7 +75,7 @@ def show_leaderboard(board: dict[str, Any], console: Console, top: int = 10) -> 
         note = "as configured" if entry["is_untuned"] else ""
         table.add_row(*values, str(entry["epochs"]), f"{entry['seconds']:.2f}", say(entry["score"]), note)
     console.print(table)
-    for line in (left_out(board["measured"]), _found_better(board)):
+    for line in (beyond_limits(board["measured"]), _found_better(board)):
         if line:
             console.print(line, highlight=False, soft_wrap=True)
 

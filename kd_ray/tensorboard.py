@@ -1,6 +1,6 @@
 """Event files for TensorBoard, written from what each stage left: `tensorboard --logdir <run>/tensorboard`.
 
-Files: tensorboard/<model>/events.out.tfevents.<stage>, and tensorboard/<stage>.json, which says of what they are.
+Files: tensorboard/<model>/events.out.tfevents.<stage>, and tensorboard/<stage>.manifest.json.
 """
 
 import tempfile
@@ -17,18 +17,19 @@ FOLDER = "tensorboard"
 
 def write(config: Config, run: RunDir, stage: str, fingerprint: str) -> None:
     """Write the event files of a finished stage, unless they are there. Raises ManifestError, StorageError."""
-    commit = f"{FOLDER}/{stage}.json"
+    commit = f"{FOLDER}/{stage}.manifest.json"
     if stage not in OF_STAGE or run.finished(commit, fingerprint):
         return
-    if before := run.manifest(commit):
-        for record in before.files:
-            run.remove(record.path)
+    run.remove(commit)
+    for path in run.sizes(FOLDER):
+        if path.endswith(f".{stage}"):
+            run.remove(path)
     by_model = groupby(sorted(OF_STAGE[stage](config, run), key=lambda series: series.model), lambda one: one.model)
     files = [
         run.write_bytes(f"{FOLDER}/{model}/events.out.tfevents.{stage}", events(list(of_model)))
         for model, of_model in by_model
     ]
-    run.write_bytes(commit, Manifest(fingerprint=fingerprint, files=files, summary={}).to_json())
+    run.commit(commit, Manifest(fingerprint=fingerprint, files=files, summary={}))
 
 
 def events(every: list[Series]) -> bytes:

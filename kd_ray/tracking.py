@@ -45,7 +45,7 @@ def log(config: Config, run: RunDir, finished: str) -> None:
         return
     with _said(config, f"did not take the run; it lies finished in {run}, and the same command writes it there again"):
         run_id = _written(config, run)
-    run.write_json(FILE, {"fingerprint": wanted, "mlflow": config.track.mlflow, "run_id": run_id})
+    run.write_sealed(FILE, {"fingerprint": wanted, "mlflow": config.track.mlflow, "run_id": run_id})
 
 
 def _written(config: Config, run: RunDir) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.fs as pafs
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from kd_ray import knobs
 from kd_ray.checkpoints import Checkpoint
@@ -29,6 +29,7 @@ from kd_ray.rundir import Manifest, RunDir, fingerprint
 from kd_ray.search import Combination, Tried, halves, student_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, task_of
+from kd_ray.tensors import read_weights
 from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
@@ -77,6 +78,7 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
         for row_N in rows_of(trained, task, choosing, work.metric)
     ]
     folder = f"{PACKS}/{pack.name(work)}"
+    work.run.remove(f"{folder}/manifest.json")
     named = {f"{n}/{k}": v for at, n in enumerate(pack.combinations) for k, v in trained.weights(at).items()}
     record = work.run.write_bytes(f"{folder}/students.safetensors", save(named))
     seconds = (time.perf_counter() - begun) / len(students)
@@ -95,7 +97,7 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
         ],
     }
     manifest = Manifest(fingerprint=work.fingerprint, files=[record], summary=summary)
-    work.run.write_bytes(f"{folder}/manifest.json", manifest.to_json())
+    work.run.commit(f"{folder}/manifest.json", manifest)
 
 
 def _trained(
@@ -174,10 +176,8 @@ def judged(work: Work, every: Sequence[Combination], tried: Tried) -> np.ndarray
     """
     manifest = work.run.manifest(f"{PACKS}/{tried.pack}/manifest.json")
     assert manifest is not None
-    prefix = f"{tried.number}/"
-    tensors = load(work.run.read_checked(manifest.files[0]))
     data = Dataset.open(work.run)
     packed = PackedMLP(spec_of(student_of(work.student, every[tried.number]).model, data), 1)
-    packed.load(0, {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
+    packed.load(0, read_weights(work.run, manifest.files[0], packed.spec, f"{tried.number}/"))
     valid = data.rows("valid")
     return rows_of(packed, task_of(data.schema), valid.at(halves(valid.label_N)[1]), work.metric)[0]

@@ -66,7 +66,7 @@ def span(interval: dict[str, float], say: Say) -> str:
     return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"
 
 
-def left_out(measured: list[dict[str, Any]]) -> str:
+def beyond_limits(measured: list[dict[str, Any]]) -> str:
     """Say which layers a search's limits kept out, nothing where none."""
     said = [f"{o['hidden']} ({o['bytes']:,} bytes, {o['milliseconds']:.3g} ms)" for o in measured if not o["is_within"]]
     return f"Left out by the limits: {', '.join(said)}." if said else ""
@@ -75,3 +75,13 @@ def left_out(measured: list[dict[str, Any]]) -> str:
 def estimate(interval: dict[str, float], say: Say) -> str:
     """Say a figure and its interval."""
     return f"{say(interval['value'])} ({say(interval['low'])} to {say(interval['high'])})"
+
+
+def left_out(evaluation: dict[str, Any]) -> str | None:
+    """Say which members failed and are not in the ensemble; None where all are."""
+    failed = evaluation.get("failed_teachers", [])
+    if not failed:
+        return None
+    every = len(failed) + len(evaluation["teachers"])
+    names = ", ".join(str(entry["seed"]) for entry in failed)
+    return f"{len(failed)} of {every} teachers failed and were left out: {names}"

@@ -7,21 +7,22 @@ what they take, hold and are worth; MODEL_CARD.md; latency.json.
 from typing import Any
 
 import onnx
-from safetensors.torch import load
 
 from kd_ray import deployed, latency
 from kd_ray.config import Config
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import ManifestError
 from kd_ray.export import card, check, compression, graph
-from kd_ray.export.description import bundle_of, facts_of
+from kd_ray.export.description import facts_of, without_variants
 from kd_ray.export.training import trained_on
 from kd_ray.export.worth import Judge
+from kd_ray.judging import student_file
 from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir, to_json
 from kd_ray.session import Session
-from kd_ray.tables import EXPORT_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.tables import EXPORT_MANIFEST, Dataset
+from kd_ray.tensors import read_weights
 
 MANIFEST = EXPORT_MANIFEST
 BUNDLE = f"export/{deployed.BUNDLE}"
@@ -39,6 +40,14 @@ def export(config: Config, run: RunDir, session: Session, report: Report, finger
     return made.finish()
 
 
+def bundle_of(run: RunDir) -> dict[str, Any]:
+    """Return export/bundle.json as it was written. Raises ManifestError."""
+    manifest = run.manifest(MANIFEST)
+    if manifest is None:
+        raise ManifestError(f"{run}: has no finished export; finish it with `kd-ray run` first")
+    return dict(run.read_named(manifest, BUNDLE))
+
+
 class _Export:
     """The files of one export under way."""
 
@@ -48,9 +57,9 @@ class _Export:
         self.data = Dataset.open(run)
         self.judge = Judge.of(self.data)
         self.spec = spec_of(config.student.model, self.data)
-        self.weights = load(run.read_checked(_student_file(run)))
+        self.weights = read_weights(run, student_file(run), self.spec)
         self.files: list[FileRecord] = []
-        self.bundle = bundle_of(self.data, fingerprint, self.judge.judged_on, config.export.tolerance)
+        self.bundle = without_variants(self.data, fingerprint, self.judge.judged_on, config.export.tolerance)
 
     def student(self) -> None:
         self._say("student.onnx")
@@ -87,9 +96,7 @@ class _Export:
         self._write("MODEL_CARD.md", card.text(self.config, self.run, self.data, self.bundle).encode())
         best = [entry["name"] for entry in self.bundle["variants"] if entry["recommended"]]
         summary = {"variants": len(self.bundle["variants"]), "recommended": best}
-        self.run.write_bytes(
-            MANIFEST, Manifest(fingerprint=self.fingerprint, files=self.files, summary=summary).to_json()
-        )
+        self.run.commit(MANIFEST, Manifest(fingerprint=self.fingerprint, files=self.files, summary=summary))
         size = self.bundle["variants"][0]["bytes"]
         self.report(1, 1, f"student.onnx, {size / 1000:.1f} kB, {len(self.bundle['variants']) - 1} variants")
         return summary
@@ -121,10 +128,3 @@ class _Export:
 
     def _say(self, note: str) -> None:
         self.report(len(self.bundle["variants"]), self.steps, note)
-
-
-def _student_file(run: RunDir) -> FileRecord:
-    manifest = run.manifest(STUDENT_MANIFEST)
-    if manifest is None:
-        raise ManifestError(f"{run}: has no finished student")
-    return next(record for record in manifest.files if record.path == "student/model.safetensors")

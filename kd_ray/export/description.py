@@ -13,7 +13,7 @@ from kd_ray.scoring import input_of, stand_ins
 from kd_ray.tables import Dataset
 
 
-def bundle_of(data: Dataset, fingerprint: str, judged_on: str, tolerance: float) -> dict[str, Any]:
+def without_variants(data: Dataset, fingerprint: str, judged_on: str, tolerance: float) -> dict[str, Any]:
     """Return bundle.json without variants."""
     schema, fitted = data.schema, data.preprocessor.fitted
     return {
@@ -55,7 +55,7 @@ def facts_of(bundle: dict[str, Any], variant: str) -> dict[str, str]:
 
 def untrained(data: Dataset, spec: MLP, fingerprint: str) -> deployed.Student:
     """Return a student that was not trained, on one thread: its bytes and its speed are those of one that was."""
-    bundle = bundle_of(data, fingerprint, "validation", 0.0)
+    bundle = without_variants(data, fingerprint, "validation", 0.0)
     network = graph.network(spec, spec.initial_weights(np.random.default_rng(0)))
     model = graph.join(data.preprocessor, network, data.schema["task"], facts_of(bundle, "student"))
     return deployed.student_of(model.SerializeToString(deterministic=True), bundle, threads=1)

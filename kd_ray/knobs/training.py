@@ -7,6 +7,10 @@ from pydantic_core import PydanticCustomError
 
 from kd_ray.knobs.base import EPOCHS, POSITIVE, Arguments, Auto, Count, Number, Seconds, Section, Whole, knob, section
 
+KEPT = (
+    "a training under way is kept after an epoch, at most every so many seconds: one that is killed goes on from there"
+)
+
 
 class Model(Section):
     kind: Literal["mlp"] = knob("mlp", "architecture", "mlp")
@@ -129,6 +133,7 @@ class Teachers(Section):
         "an actor without news for so long is replaced; auto: 20 times the slowest epoch, at least 300",
         "auto, or a number above 0",
     )
+    checkpoint_seconds: Number = knob(30.0, KEPT, "a number >= 0", ge=0)
 
     @property
     def words(self) -> list[str]:
@@ -207,8 +212,17 @@ class Student(Section):
         ge=1,
         le=1024,
     )
-    workers: Count | Auto = knob(
+    workers: Count | Auto | Annotated[list[Count], Field(min_length=2, max_length=2)] = knob(
         "auto",
-        "Ray Train workers; auto: in this process on a laptop, one a GPU on a cluster",
-        "auto, or a whole number >= 1",
+        "Ray Train workers; auto: in this process on a laptop, one a GPU on a cluster; [least, most]: as many as there "
+        "are, which may change on the way",
+        "auto, a whole number >= 1, or [least, most]",
     )
+    checkpoint_seconds: Number = knob(30.0, KEPT, "a number >= 0", ge=0)
+
+    @field_validator("workers")
+    @classmethod
+    def _least_comes_first(cls, workers: Any) -> Any:
+        if isinstance(workers, list) and workers[0] > workers[1]:
+            raise PydanticCustomError("workers", "least is above most")
+        return workers

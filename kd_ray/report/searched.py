@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_ray.report.figures import Figure, Figures, count, duration, signed
 from kd_ray.report.sources import Sources
-from kd_ray.wording import LABELS, brief, left_out
+from kd_ray.wording import LABELS, beyond_limits, brief
 
 MAPPED = ("student.temperature", "student.alpha")
 MOST_VALUES, BINS = 10, 6
@@ -65,7 +65,7 @@ class Search:
     choosing: Figure
     judging: Figure
     verdict: str
-    left_out: str
+    beyond_limits: str
     judged: list[tuple[str, list[Figure]]]
     heat: HeatMap | None
     knobs: list[str]
@@ -94,7 +94,7 @@ def found(sources: Sources, figures: Figures) -> Search | None:
         choosing=figures("search.rows.choosing", count),
         judging=figures("search.rows.judging", count),
         verdict=verdict(board),
-        left_out=left_out(board["measured"]),
+        beyond_limits=beyond_limits(board["measured"]),
         judged=[
             (name, [figures(f"search.judged.{key}.{end}", how) for end in ("value", "low", "high")])
             for name, key, how in lines

@@ -12,12 +12,11 @@ import torch
 
 from kd_ray.config import Config
 from kd_ray.ensemble import member_manifest, spec_of, trained
-from kd_ray.errors import ManifestError
-from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
+from kd_ray.judging import ensemble_values, evaluation_of, replica_values
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.search import LEADERBOARD
 from kd_ray.series import History, histories
-from kd_ray.tables import SOFT_TARGETS_MANIFEST, Dataset
+from kd_ray.tables import EXPORT_MANIFEST, SOFT_TARGETS_MANIFEST, Dataset
 from kd_ray.tasks import task_of
 
 
@@ -56,7 +55,7 @@ class Sources:
             data=data,
             evaluation=evaluation_of(run),
             record=optional(run, "run.json") or {},
-            bundle=optional(run, "export/bundle.json"),
+            bundle=_bundle(run),
             latency=optional(run, "export/latency.json"),
             search=_search(run),
             teachers=[member_manifest(run, member) for member in trained(run, config.teachers)],
@@ -82,14 +81,6 @@ class Sources:
         return next(iter(self.evaluation["recovered"]))
 
 
-def evaluation_of(run: RunDir) -> dict[str, Any]:
-    """Return evaluation.json as its manifest says it was written. Raises ManifestError."""
-    if run.manifest(EVALUATION_MANIFEST) is None:
-        raise ManifestError(f"{run}: has no finished evaluation; finish it with `kd-ray run` first")
-    found: dict[str, Any] = run.read_json(EVALUATION)
-    return found
-
-
 def optional(run: RunDir, path: str) -> dict[str, Any] | None:
     return run.read_json(path) if run.exists(path) else None
 
@@ -98,6 +89,11 @@ def _search(run: RunDir) -> dict[str, Any] | None:
     """A leaderboard of the run's own soft targets, else None."""
     board, labelled = optional(run, LEADERBOARD), run.manifest(SOFT_TARGETS_MANIFEST)
     return board if board and labelled and board["soft_targets"] == labelled.fingerprint else None
+
+
+def _bundle(run: RunDir) -> dict[str, Any] | None:
+    manifest = run.manifest(EXPORT_MANIFEST)
+    return run.read_named(manifest, "export/bundle.json") if manifest else None
 
 
 def _answers(config: Config, data: Dataset) -> Answers:

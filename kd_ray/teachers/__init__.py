@@ -11,6 +11,7 @@ import ray
 import torch
 
 from kd_ray import estimators, knobs, modules, saved
+from kd_ray.checkpoints import TEACHERS, epochs_kept
 from kd_ray.config import Config
 from kd_ray.ensemble import finished_members, load_ensemble, problem_of, spec_of
 from kd_ray.errors import ConfigError, KdRayError
@@ -19,15 +20,16 @@ from kd_ray.groups import Member, members
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
-from kd_ray.scheduling import Ask, PackQueue, packs, useful_actors, verdict
+from kd_ray.scheduling import DAY_SECONDS, Ask, PackQueue, packs, useful_actors, verdict
 from kd_ray.session import Session
-from kd_ray.tables import TEACHERS_MANIFEST, Dataset
+from kd_ray.tables import TEACHERS_MANIFEST, Dataset, Rows
 from kd_ray.teachers.actor import Work
 from kd_ray.teachers.autoscaler import asked_for
 from kd_ray.teachers.driver import Driver
 from kd_ray.weights import weigh
 
 NEWS_A_SECOND = 200  # of epochs, from all actors together
+LARGE_TABLE = 2**28  # bytes that the driver holds of the rows at most
 
 
 def train(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
         summary["weights"] = _weights(config, data, [member for member in every if member.number in files])
     records = [record for number in sorted(files) for record in files[number]]
     manifest = Manifest(fingerprint=fingerprint, files=records, summary=summary)
-    run.write_bytes(TEACHERS_MANIFEST, manifest.to_json())
+    run.commit(TEACHERS_MANIFEST, manifest)
+    run.remove(TEACHERS)
     return summary
 
 
@@ -117,12 +120,13 @@ def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistak
 def _adopt(member: Member, data: Dataset, fingerprint: str) -> list[FileRecord]:
     """Copy a member that is trained already into the run; one given by columns lies in the data."""
     files = []
+    data.run.remove(member.manifest)
     if member.group.kind == "saved":
         content = saved.content_of(member.group, spec_of(member.group.model, data))
         files = [data.run.write_bytes(f"{member.folder}/{saved.file_of(member.group)}", content)]
     summary = {"seed": member.number, "kind": member.group.kind, "columns": None}
     manifest = Manifest(fingerprint=member.fingerprint(fingerprint), files=files, summary=summary)
-    data.run.write_bytes(member.manifest, manifest.to_json())
+    data.run.commit(member.manifest, manifest)
     return files
 
 
@@ -138,14 +142,14 @@ def _train(
     """Return the files of the members that were trained, and why the others failed."""
     wanted, ask = config.teachers, _ask(config.teachers, session)
     fixed = None if wanted.resources == "auto" or wanted.resources.actors == "auto" else wanted.resources.actors
-    alike = _alike(missing)
+    alike = _alike(missing, epochs_kept(data.run, TEACHERS), fingerprint)
     useful = min(fixed or len(missing), useful_actors([len(numbers) for numbers in alike]))
     with asked_for(ask, useful, session) as grows:
         slots = useful if grows else session.slots(ask, stage="teachers", at_least=fixed or 1)
         actors = min(fixed or slots, len(every))
         pack_size = None if wanted.pack_size == "auto" else wanted.pack_size
         waiting = [pack for numbers in alike for pack in packs(numbers, actors, pack_size)]
-        train_rows = data.rows("train")
+        n_rows = int(data.schema["rows"]["train"])
         work = Work(
             data=data,
             teachers=wanted,
@@ -159,23 +163,34 @@ def _train(
         driver = Driver(
             queue=PackQueue.of(waiting, wanted.allow_failures),
             work=work,
-            table=ray.put((train_rows, data.rows("valid"))),
-            rows=len(train_rows.label_N),
+            table=_table(data, n_rows, ask),
+            rows=n_rows,
             ask=ask,
             most=fixed,
             session=session,
             report=report,
         )
-        del train_rows
         driver.run()
     return driver.landed, driver.queue.failed
 
 
-def _alike(missing: list[Member]) -> list[list[int]]:
-    """Networks of one group can share a pack; every other member is alone."""
-    alike: dict[str, list[int]] = {}
+def _table(data: Dataset, n_rows: int, ask: Ask) -> Any:
+    """Put the training and validation rows into the object store once; a worker reads a table that is large."""
+
+    def read() -> tuple[Rows, Rows]:
+        return data.rows("train"), data.rows("valid")
+
+    if 4 * n_rows * data.n_features < LARGE_TABLE:
+        return ray.put(read())
+    return ray.remote(num_cpus=ask.cpus)(read).remote()
+
+
+def _alike(missing: list[Member], kept: dict[str, int], fingerprint: str) -> list[list[int]]:
+    """Networks of one group that were kept after as many epochs can share a pack; every other member is alone."""
+    alike: dict[tuple[str, int], list[int]] = {}
     for member in missing:
-        key = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
+        model = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
+        key = model, kept.get(member.fingerprint(fingerprint), 0)
         alike.setdefault(key, []).append(member.number)
     return list(alike.values())
 
@@ -200,6 +215,6 @@ def _weights(config: Config, data: Dataset, every: list[Member]) -> list[float]:
         return [float(w) for w in weigh(how, logits_MNC.numpy(), label_N, is_regression=data.is_regression)]
 
     try:
-        return ray.get(ray.remote(num_cpus=1)(weights).remote())
+        return ray.get(ray.remote(num_cpus=1)(weights).remote(), timeout=DAY_SECONDS)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, KdRayError) else error) from error

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from kd_ray import estimators, knobs, modules
+from kd_ray.checkpoints import TEACHERS, Checkpoint
 from kd_ray.concurrency import in_order
 from kd_ray.ensemble import problem_of, spec_of
 from kd_ray.groups import Member, columns_of, rows_of
@@ -79,6 +80,8 @@ class TeacherActor:
                 yield news
 
     def _train(self, pack: list[Member]) -> Iterator[dict[str, Any]]:
+        for member in pack:
+            self.work.data.run.remove(member.manifest)
         if pack[0].group.kind == "mlp":
             yield from self._train_networks(pack)
         elif pack[0].group.kind == "torch":
@@ -94,8 +97,8 @@ class TeacherActor:
         for k, (member, stream) in enumerate(zip(members, streams, strict=True)):
             pack.load(k, spec.initial_weights(stream.weights))
             pack.show(k, columns_of(member.number, work.data.n_features, work.teachers, work.seed))
-        begun = time.perf_counter()
-        losses: list[np.ndarray] = []
+        keys = [member.fingerprint(work.fingerprint) for member in members]
+        kept = Checkpoint(work.data.run, TEACHERS, keys, work.teachers.checkpoint_seconds)
         lost: dict[int, str] = {}
         recipe = recipe_of(work.teachers, len(rows.label_N))
         names = [member.name for member in members]
@@ -108,22 +111,23 @@ class TeacherActor:
             recipe=recipe,
             names=names,
             may_diverge=True,
+            checkpoint=kept,
         ):
-            news = {k: why for k, why in diverged(loss_K, pack, names, len(losses)).items() if k not in lost}
+            news = {k: why for k, why in diverged(loss_K, pack, names, len(kept.history)).items() if k not in lost}
             lost |= news
-            losses.append(loss_K)
-            progress = len(losses) / recipe.epochs
+            kept.history.append(loss_K[None])
+            progress = len(kept.history) / recipe.epochs
             failed = [(members[k].number, why) for k, why in news.items()]
             yield {"progress": progress, "failed": failed} if failed else {"progress": progress}
             if len(lost) == len(members):
                 return
-        seconds = (time.perf_counter() - begun) / len(members)
+        seconds = kept.trained_seconds / len(members)
         with torch.no_grad():
             values_KNC = pack.logits(_tensor(self.judged.features_ND, self.device)).cpu().numpy()
 
         def land(k: int) -> dict[str, Any]:
             member = members[k]
-            facts = {"loss": [float(loss_K[k]) for loss_K in losses], **self._scores(values_KNC[k])}
+            facts = {"loss": [float(loss_1K[0, k]) for loss_1K in kept.history], **self._scores(values_KNC[k])}
             record = work.data.run.write_bytes(f"{member.folder}/model.safetensors", save(pack.weights(k)))
             return self._commit(member, record, facts, {"seconds": seconds, "pack": len(members)})
 
@@ -136,6 +140,7 @@ class TeacherActor:
                 landed = []
         if landed:
             yield _landed(landed)
+        kept.remove()
 
     def _train_module(self, member: Member) -> Iterator[dict[str, Any]]:
         work, rows, streams = self.work, self.train_rows, member.streams(self.work.seed)
@@ -186,7 +191,7 @@ class TeacherActor:
             **facts,
         }
         manifest = Manifest(fingerprint=member.fingerprint(self.work.fingerprint), files=[record], summary=summary)
-        self.work.data.run.write_bytes(member.manifest, manifest.to_json())
+        self.work.data.run.commit(member.manifest, manifest)
         metric = next(iter(self.task.measures))
         return {
             "member": member.number,

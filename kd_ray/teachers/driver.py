@@ -104,6 +104,7 @@ class Driver:
             actor = self._remote.remote(self.work, self.table)
             self._alive.append(actor)
             self._starting[actor.ready.remote()] = actor
+            self._moved = time.monotonic()
 
     def _ready(self) -> list[Any]:
         """Wait a turn for news; return all there is."""

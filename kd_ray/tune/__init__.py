@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kd_ray import proposals, recovery, report, search, trials
+from kd_ray import proposals, recovery, search, trials
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
+from kd_ray.finished import CONFIG, write_config
 from kd_ray.gauges import Gauges
 from kd_ray.pipeline import STAGES, Steps, fingerprints
 from kd_ray.progress import Progress, Report, Silent
@@ -41,30 +42,40 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
     if config.tune.search == "optuna":
         proposals.check_installed()
     here = RunDir.at(config.storage, config.name)
-    with here.writing(), Session(address) as session, Gauges(progress or Silent(), session, here) as seen:
+    progress = progress or Silent()
+    with (
+        here.writing(progress.note) as here,
+        Session(address) as session,
+        Gauges(progress, session, here) as seen,
+    ):
         settings = _settings(config)
         _check_same_search(here, settings)
-        _soft_targets(config, here, session, seen)
+        steps = _soft_targets(config, here, session, seen)
         data = Dataset.open(here)
         if (found := len(data.rows("valid").label_N)) < 2:
             raise ConfigError(
                 f"tune: one half of the validation rows chooses and the other judges; the table has {found} of them: "
                 "set data.split.valid"
             )
+        before = here.read_json(LEADERBOARD) if here.exists(LEADERBOARD) else None
         with seen.stage("tune") as tell:
             tell(0, 1, "sizes and latencies")
             narrowed, measured = limits.within(config, data, settings["soft_targets"])
-            here.write_json(SETTINGS, settings)
-            return _search(narrowed, data, session, tell, settings, measured)
+            here.write_sealed(SETTINGS, settings)
+            board = _search(narrowed, data, session, tell, settings, measured)
+        if board != before and steps.finished(STAGES[-1]):
+            steps.again(STAGES[-1])  # a page from before says nothing of the search
+        return board
 
 
-def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> None:
+def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> Steps:
     steps = Steps(config, here, session, progress)
     before = STAGES[:3]
-    if not all(steps.finished(stage) for stage in before) or not here.exists("config.yaml"):
-        here.write_bytes("config.yaml", config.to_yaml().encode())
+    if not all(steps.finished(stage) for stage in before) or not here.exists(CONFIG):
+        write_config(here, config)
     for stage in before:
         steps.do(stage)
+    return steps
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -115,9 +126,7 @@ def _search(
         course.train(going, rung, until)
     data.run.remove(trials.CHECKPOINTS)
     board = _leaderboard(course, settings, measured)
-    if not data.run.exists(LEADERBOARD) or data.run.read_json(LEADERBOARD) != board:
-        data.run.remove(report.MANIFEST)  # a page from before says nothing of the search
-        data.run.write_json(LEADERBOARD, board)
+    data.run.write_sealed(LEADERBOARD, board)
     return board
 
 

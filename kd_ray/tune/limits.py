@@ -34,7 +34,7 @@ def within(config: Config, data: Dataset, fingerprint: str) -> tuple[Config, lis
     layers = known["layers"] if known["soft_targets"] == fingerprint else {}
     every = {str(hidden): hidden for hidden in [config.student.model.hidden, *(space or [])]}
     layers |= {key: _measured(config, data, one, fingerprint) for key, one in every.items() if key not in layers}
-    data.run.write_json(FILE, {"soft_targets": fingerprint, "layers": layers})
+    data.run.write_sealed(FILE, {"soft_targets": fingerprint, "layers": layers})
     measured = [layers[key] for key in every]
     for one in measured:
         one["is_within"] = _keeps(one["bytes"], tune.max_bytes) and _keeps(one["milliseconds"], tune.max_milliseconds)

@@ -14,8 +14,9 @@ from conftest import SMALL, merged
 
 from kd_ray import Config, run
 from kd_ray.gauges import Gauges
+from kd_ray.judging import EVALUATION_MANIFEST
 from kd_ray.progress import Report, Silent
-from kd_ray.rundir import RunDir
+from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
 
 pytestmark = pytest.mark.ray
@@ -71,7 +72,8 @@ def test_the_metrics_of_a_run_are_at_the_prometheus_endpoint(node: None, tmp_pat
 def test_the_recovered_shares_stay_at_the_endpoint_until_the_end(node: None, tmp_path: Path) -> None:
     judged = RunDir.at(str(tmp_path), "judged")
     shares = {"accuracy": {"value": 0.95}, "nll": {"value": None}}
-    judged.write_json("evaluation.json", {"recovered": shares})
+    record = judged.write_json("evaluation.json", {"recovered": shares})
+    judged.commit(EVALUATION_MANIFEST, Manifest(fingerprint="e", files=[record], summary={}))
     with Session() as session, Gauges(Silent(), session, judged) as seen:
         session.ready()
         with seen.stage("evaluation"):

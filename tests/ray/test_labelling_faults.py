@@ -11,7 +11,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 
-from kd_ray import Config, Result, soft_targets
+from kd_ray import Config, soft_targets
 from kd_ray.errors import LabellingError
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
@@ -22,22 +22,25 @@ FILES = 33
 WORKER = "Labeller"
 
 
-def content(run: RunDir | str) -> dict[str, Any]:
+def content(run: RunDir) -> dict[str, Any]:
     folder = pyarrow.dataset.dataset(f"{run}/soft_targets", exclude_invalid_files=True)
     return folder.to_table().sort_by("row_id").to_pydict()
 
 
+Labelled = tuple[Config, RunDir]
+
+
 @pytest.fixture
-def run(small: Result, tmp_path: Path) -> RunDir:
+def run(labelled: Labelled, tmp_path: Path) -> RunDir:
     """A run with data and teachers, and no soft targets."""
-    shutil.copytree(small.path, tmp_path / "small", ignore=shutil.ignore_patterns("soft_targets", "student", "export"))
+    shutil.copytree(str(labelled[1]), tmp_path / "small", ignore=shutil.ignore_patterns("soft_targets"))
     return RunDir.at(str(tmp_path), "small")
 
 
 @pytest.fixture
-def label(small: Result, run: RunDir) -> Callable[..., dict[str, Any]]:
+def label(labelled: Labelled, run: RunDir) -> Callable[..., dict[str, Any]]:
     def do(**how: Any) -> dict[str, Any]:
-        values = small.config.model_dump()
+        values = labelled[0].model_dump()
         values["soft_targets"] |= {"rows_per_file": 40, **how}
         with Session() as session:
             return soft_targets.label(Config.of(values), run, session, lambda done, total, note: None, "x")
@@ -63,7 +66,7 @@ def at_first_worker(act: Callable[[psutil.Process], None]) -> threading.Thread:
 
 
 def test_a_killed_labelling_is_taken_up_and_each_row_is_labelled_once(
-    label: Callable[..., Any], small: Result, run: RunDir, monkeypatch: pytest.MonkeyPatch
+    label: Callable[..., Any], labelled: Labelled, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, taken = soft_targets._label_all, 5
 
@@ -90,7 +93,7 @@ def test_a_killed_labelling_is_taken_up_and_each_row_is_labelled_once(
     assert label()["rows"] == 1299
     assert asked == [FILES - taken]
     assert [path.stat().st_mtime_ns for path in kept] == written
-    assert content(run) == content(small.path)
+    assert content(run) == content(labelled[1])
     assert not run.exists("soft_targets/progress.json")
 
 
@@ -141,7 +144,7 @@ def test_other_teachers_weights_label_everything_anew(
 
 
 def test_a_worker_that_hangs_is_left_behind_after_the_deadline(
-    label: Callable[..., Any], small: Result, run: RunDir
+    label: Callable[..., Any], labelled: Labelled, run: RunDir
 ) -> None:
     stopped: list[psutil.Process] = []
 
@@ -154,14 +157,14 @@ def test_a_worker_that_hangs_is_left_behind_after_the_deadline(
         label(deadline_seconds=20.0)
         thread.join()
         assert stopped
-        assert content(run) == content(small.path)
+        assert content(run) == content(labelled[1])
     finally:
         for process in stopped:
             if process.is_running():
                 process.kill()
 
 
-def test_a_worker_that_is_killed_is_replaced(label: Callable[..., Any], small: Result, run: RunDir) -> None:
+def test_a_worker_that_is_killed_is_replaced(label: Callable[..., Any], labelled: Labelled, run: RunDir) -> None:
     killed: list[int] = []
 
     def kill(process: psutil.Process) -> None:
@@ -172,7 +175,7 @@ def test_a_worker_that_is_killed_is_replaced(label: Callable[..., Any], small: R
     label()
     thread.join()
     assert killed
-    assert content(run) == content(small.path)
+    assert content(run) == content(labelled[1])
 
 
 def test_files_whose_workers_keep_dying_are_named(label: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 from made_run import REGRESSION, classification, config_of, made_run
 
 from kd_ray import series, tensorboard
-from kd_ray.rundir import RunDir
+from kd_ray.judging import EVALUATION_MANIFEST
+from kd_ray.rundir import Manifest, RunDir
 
 STAGES = ("teachers", "student", "evaluation")
 
@@ -65,7 +66,9 @@ def test_recovered_shares_are_there_with_their_ends_where_there_is_an_edge(tmp_p
         "rmse": {"value": 0.9, "low": 0.7, "high": 1.1},
         "mae": {"value": None, "low": None, "high": None},
     }
-    run.write_json("evaluation.json", evaluation)
+    record = run.write_json("evaluation.json", evaluation)
+    run.remove(EVALUATION_MANIFEST)
+    run.commit(EVALUATION_MANIFEST, Manifest(fingerprint="e", files=[record], summary={}))
     written(run)
     found = read(run, "student")
     said = {tag: value for tag, value in found.items() if tag.startswith("recovered")}
