@@ -14,8 +14,8 @@ from kd_ray import soft_targets
 from kd_ray.config import Config
 from kd_ray.ensemble import load_ensemble, spec_of
 from kd_ray.feeds import Streams
+from kd_ray.fingerprints import fingerprints
 from kd_ray.groups import members
-from kd_ray.pipeline import fingerprints
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.tables import Dataset

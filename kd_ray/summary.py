@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kd_ray.pipeline import Result
+from kd_ray.pipeline import Part, Result
 from kd_ray.wording import LABELS, beyond_limits, brief, estimate, left_out, main_metrics, recovered, span
 
 
@@ -28,9 +28,14 @@ def show(result: Result, console: Console) -> None:
         label, say = LABELS[metric]
         console.print(f"recovered, {label}: {recovered(found, say)}", highlight=False)
     console.print(_deploy(result), highlight=False, soft_wrap=True)
-    spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in result.seconds.items())
+    show_stages(result, console)
+
+
+def show_stages(part: Part, console: Console) -> None:
+    """Print how long each stage took and where the files are."""
+    spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in part.seconds.items())
     console.print(f"seconds: {spent}", highlight=False)
-    console.print(f"files: {result.path}", highlight=False, soft_wrap=True)
+    console.print(f"files: {part.path}", highlight=False, soft_wrap=True)
 
 
 def _deploy(result: Result) -> str:

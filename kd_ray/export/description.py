@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_ray import deployed, raw
+from kd_ray import __version__, deployed, raw
 from kd_ray.export import graph
 from kd_ray.models import MLP
 from kd_ray.scoring import input_of, stand_ins
@@ -21,7 +21,7 @@ def without_variants(data: Dataset, fingerprint: str, judged_on: str, tolerance:
         "run": data.run.name,
         "id": fingerprint,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("kd-ray", "torch", "onnx", "onnxruntime")},
+        "versions": {"kd-ray": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
         "opset": {"ai.onnx": graph.OPSET, "ai.onnx.ml": graph.ML_OPSET},
         "task": schema["task"],
         "target": schema["target"],

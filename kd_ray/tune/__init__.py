@@ -14,9 +14,10 @@ from typing import Any
 from kd_ray import proposals, recovery, search, trials
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import CONFIG, write_config
 from kd_ray.gauges import Gauges
-from kd_ray.pipeline import STAGES, Steps, fingerprints
+from kd_ray.pipeline import STAGES, Steps
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.recovery import Measure
 from kd_ray.rundir import RunDir, fingerprint
@@ -45,7 +46,7 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
     progress = progress or Silent()
     with (
         here.writing(progress.note) as here,
-        Session(address) as session,
+        Session(address, run=here) as session,
         Gauges(progress, session, here) as seen,
     ):
         settings = _settings(config)

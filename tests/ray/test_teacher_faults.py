@@ -145,7 +145,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import ray
 from ray.cluster_utils import Cluster
 from kd_ray import Config, data, teachers
-from kd_ray.pipeline import fingerprints
+from kd_ray.fingerprints import fingerprints
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
 from kd_ray.teachers.driver import Driver

@@ -11,9 +11,9 @@ from made_run import classification, config_of, made_run
 
 from kd_ray import evaluate, teachers
 from kd_ray.ensemble import finished_members, load_ensemble, trained
+from kd_ray.fingerprints import fingerprints
 from kd_ray.groups import members
 from kd_ray.packing import PackedMLP
-from kd_ray.pipeline import fingerprints
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.tables import TEACHERS_MANIFEST, Dataset, Rows
 from kd_ray.teachers.actor import TeacherActor, Work

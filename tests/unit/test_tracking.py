@@ -8,7 +8,7 @@ from made_run import classification, config_of, made_run
 
 from kd_ray import Config, tracking
 from kd_ray.errors import ConfigError, UserError
-from kd_ray.pipeline import fingerprints
+from kd_ray.fingerprints import fingerprints
 from kd_ray.rundir import RunDir
 
 NOBODY = "http://127.0.0.1:9"
