@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 S3_READY := .venv/s3/.ready
+MLFLOW_READY := .venv/mlflow/.ready
 AUDIT_READY := .venv/audit/.ready
 CHROMIUM := /usr/bin/chromium
 
@@ -16,7 +17,7 @@ setup: $(READY)  ## create .venv with the pinned versions
 demo: $(READY)  ## one whole run with the default config
 	$(PY) -m kd_ray.cli run
 
-test: lint $(S3_READY) $(CHROMIUM)  ## lint, then every test
+test: lint $(S3_READY) $(MLFLOW_READY) $(CHROMIUM)  ## lint, then every test
 	$(PY) -m pytest -m ""
 
 bench: $(READY)  ## measure kd_ray against the plain loop
@@ -51,6 +52,11 @@ $(READY): pyproject.toml constraints.txt
 $(S3_READY): tests/s3-server.txt | $(READY)
 	@$(PY) -m venv --clear .venv/s3
 	@.venv/s3/bin/python -m pip install -q --disable-pip-version-check -r tests/s3-server.txt
+	@touch $@
+
+$(MLFLOW_READY): tests/mlflow-server.txt | $(READY)
+	@$(PY) -m venv --clear .venv/mlflow
+	@.venv/mlflow/bin/python -m pip install -q --disable-pip-version-check -r tests/mlflow-server.txt
 	@touch $@
 
 # In an environment of its own, so that the auditor is not part of what is audited.

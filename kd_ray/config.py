@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from kd_ray import credentials, mistakes, yaml_io
 from kd_ray.errors import ConfigError
-from kd_ray.knobs import Data, Export, Section, SoftTargets, Student, Teachers, Tune, Whole, knob, section
+from kd_ray.knobs import Data, Export, Section, SoftTargets, Student, Teachers, Track, Tune, Whole, knob, section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -35,6 +35,7 @@ class Config(Section):
     student: Student = section(Student, "the distilled model")
     tune: Tune = section(Tune, "kd-ray tune: a search over knobs of the student")
     export: Export = section(Export, "the file to deploy, and smaller variants of it")
+    track: Track = section(Track, "where a finished run is written down beside its own folder")
     storage: str = knob(
         "runs", "folder or URI that holds runs", "a folder, or a URI such as s3://bucket/runs", min_length=1
     )

@@ -97,6 +97,11 @@ class Student:
         self.feature_names_in_ = np.array([column["name"] for column in bundle["columns"]], object)
         self.n_features_in_ = len(self.feature_names_in_)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._content)
+
     def inputs(self, table: Any) -> dict[str, np.ndarray]:
         """Return what the ONNX graph takes. Raises DataError at a column that is absent or of another type."""
         return raw.inputs(table, self.bundle)

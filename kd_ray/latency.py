@@ -68,7 +68,7 @@ def write(
             for r, rows in enumerate(effort.rows):
                 report(t * len(effort.rows) + r, steps, f"{rows:,} rows, {count} threads")
                 calls = {name: make(rows) for name, make in models.items()}
-                for name, seconds in _timed(calls, effort.seconds).items():
+                for name, seconds in timed(calls, effort.seconds).items():
                     found[name]["threads"].setdefault(str(count), {})[str(rows)] = seconds
     if effort.memory:
         for name in found:
@@ -80,7 +80,7 @@ def write(
     return result
 
 
-def _timed(calls: dict[str, Call], seconds: float) -> dict[str, dict[str, float]]:
+def timed(calls: dict[str, Call], seconds: float) -> dict[str, dict[str, float]]:
     """Call each in turn until the time is up; return quantiles of the seconds, and how many calls were timed.
 
     A turn is a burst of calls, whose first is not timed: it finds the caches as another model left them.

@@ -24,12 +24,15 @@ from kd_ray import (
     soft_targets,
     student,
     teachers,
+    tensorboard,
+    tracking,
     verifying,
 )
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import write_config
+from kd_ray.gauges import Gauges
 from kd_ray.judging import evaluation_of
 from kd_ray.mistakes import Mistakes, near
 from kd_ray.progress import Progress, Silent
@@ -136,14 +139,21 @@ def run_until(
     here = RunDir.at(config.storage, config.name)
     if tuned:
         config = _tuned(config, here)
+    tracking.check(config)
     progress = progress or Silent()
     dashboard = config.student.workers != "auto"
-    with here.writing(progress.note) as here, Session(address, dashboard=dashboard, run=here) as session:
+    with (
+        here.writing(progress.note) as here,
+        Session(address, dashboard=dashboard, run=here) as session,
+        Gauges(progress, session, here) as seen,
+    ):
         write_config(here, config)
-        steps = Steps(config, here, session, progress)
+        steps = Steps(config, here, session, seen)
         steps.distrust()
         for each in STAGES[:until]:
             steps.do(each)
+        if until == len(STAGES):
+            tracking.log(config, here, steps.prints["report"])
     seconds = {each.name: steps.record["stages"][each.name]["seconds"] for each in STAGES[:until]}
     return Part(path=str(here), config=config, seconds=seconds)
 
@@ -199,6 +209,7 @@ class Steps:
         """Run a stage unless it is finished, and record it; what later stages made of its last result goes first."""
         if stage in self.kept or self.finished(stage):
             self.progress.skip(stage.name)
+            tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
             return
         self._forget_from(stage)
         if stage.name in NEEDS_RAY or not self.session.is_local:
@@ -215,8 +226,14 @@ class Steps:
             **facts,
         }
         self.run.write_sealed(RECORD, self.record)
+        tensorboard.write(self.config, self.run, stage.name, self.prints[stage.name])
         if stage.name == "data":
             self._say_if_batches_are_cut(summary["rows"]["train"])
+
+    def again(self, stage: Stage) -> None:
+        """Run a finished stage once more, since what it shows beside the stages before it has changed."""
+        self._forget_from(stage)
+        self.do(stage)
 
     def distrust(self) -> None:
         """Where stages are to be run, look at every byte of those before them: what is damaged is made anew."""

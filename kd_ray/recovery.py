@@ -82,14 +82,17 @@ def recovered(
     return {role: {metric: one(role, metric) for metric in measures} for role in students}
 
 
-def gain(ours_N: np.ndarray, theirs_N: np.ndarray, measure: Measure, *, seed: int = 0) -> Interval:
-    """Return by how much one model is better than another on the same rows, with its 95 % interval.
+def compared(
+    ours_N: np.ndarray, theirs_N: np.ndarray, measure: Measure, *, seed: int = 0
+) -> tuple[Interval, Interval, Interval]:
+    """Return the metric of two models on the same rows, and by how much the first is better, with 95 % intervals.
 
-    Each resample of a paired bootstrap draws rows, the same for both; positive where the first is better.
+    Each resample of a paired bootstrap draws rows, the same for both; the last is positive where the first is better.
     """
     value_B2 = measure.of_mean(_draw(np.stack([ours_N, theirs_N]), 1, seed, RESAMPLES).mean_BX)
     sign = 1.0 if measure.higher_is_better else -1.0
-    return _interval(sign * (value_B2[:, 0] - value_B2[:, 1]))
+    ours_B, theirs_B = value_B2[:, 0], value_B2[:, 1]
+    return _interval(ours_B), _interval(theirs_B), _interval(sign * (ours_B - theirs_B))
 
 
 @dataclass(frozen=True, kw_only=True)

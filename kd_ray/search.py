@@ -22,6 +22,7 @@ LEADERBOARD = "tune/leaderboard.json"
 SEARCH_STREAM = 5  # first word of the seed that random combinations are drawn by
 WHOLE = ("student.batch_size",)
 TEMPERATURE = "student.temperature"
+HIDDEN = "student.model.hidden"
 Combination = dict[str, Any]
 
 
@@ -121,6 +122,15 @@ def cut(numbers: Sequence[int], every: Sequence[Combination], slots: int, pack_s
     share = max(1, round(slots / max(1, len(alike))))
     by_temperature = [sorted(group, key=lambda n: (every[n].get(TEMPERATURE, 0), n)) for group in alike.values()]
     return [pack for group in by_temperature for pack in packs(group, share, pack_size)]
+
+
+def halves(label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the validation rows that choose, and of those that judge what was chosen.
+
+    Rows take turns in order of their labels, so that both halves have a class, or a range of targets, alike.
+    """
+    order_N = np.argsort(label_N, kind="stable")
+    return np.sort(order_N[::2]), np.sort(order_N[1::2])
 
 
 def rungs(epochs: int, count: int, eta: int) -> list[int]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.pipeline import Part, Result
-from kd_ray.wording import LABELS, left_out, main_metrics, recovered, span
+from kd_ray.wording import LABELS, beyond_limits, brief, estimate, left_out, main_metrics, recovered, span
 
 
 def show(result: Result, console: Console) -> None:
@@ -69,34 +69,38 @@ def show_leaderboard(board: dict[str, Any], console: Console, top: int = 10) -> 
     """Print the best combinations of a search, and whether the best is better than the recipe as configured."""
     entries, (label, say) = board["combinations"], LABELS[board["metric"]]
     names = list(board["best"]["knobs"])
-    title = f"{len(entries)} combinations on {board['rows']:,} validation rows"
+    title = f"{len(entries)} combinations, chosen by {board['rows']['choosing']:,} validation rows"
     table = Table(title=title, title_justify="left")
     for heading in (*(name.rpartition(".")[2].replace("_", " ") for name in names), "epochs", "seconds", label):
         table.add_column(heading, justify="right")
     table.add_column("", no_wrap=True)
     shown = entries[:top] if board["untuned"] in entries[:top] else [*entries[:top], board["untuned"]]
     for entry in shown:
-        values = (_brief(entry["knobs"][name]) for name in names)
+        values = (brief(entry["knobs"][name]) for name in names)
         note = "as configured" if entry["is_untuned"] else ""
         table.add_row(*values, str(entry["epochs"]), f"{entry['seconds']:.2f}", say(entry["score"]), note)
     console.print(table)
-    console.print(_found_better(board), highlight=False, soft_wrap=True)
-
-
-def _brief(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    for line in (beyond_limits(board["measured"]), _found_better(board)):
+        if line:
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _found_better(board: dict[str, Any]) -> str:
-    """One sentence: the best against the recipe as configured, on the rows that it was chosen by."""
+    """One sentence: the best against the recipe as configured, on the rows that had no part in the choice."""
     label, say = LABELS[board["metric"]]
-    gain = board["gain"]
+    best, untuned, gain = (board["judged"][name] for name in ("best", "untuned", "gain"))
+    if best is None:
+        return "All of them diverged."
+    on = f"on the other {board['rows']['judging']:,} validation rows"
     if board["best"]["is_untuned"]:
-        return "No combination is better than the recipe as configured."
+        return f"No combination was chosen before the recipe as configured: {label} {estimate(best, say)} {on}."
     if gain is None:
-        return "The recipe as configured diverged." if board["best"]["score"] is not None else "All of them diverged."
+        return f"The recipe as configured diverged; the best has {label} {estimate(best, say)} {on}."
     clear = "better than the recipe as configured" if gain["low"] > 0 else "not clearly better than the recipe"
-    return f"The best is {clear}: {label} better by {span(gain, say)} on the rows that it was chosen by."
+    return (
+        f"The best is {clear}: {label} {estimate(best, say)} against {estimate(untuned, say)}, "
+        f"better by {span(gain, say)} {on}, which had no part in the choice."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -96,6 +96,7 @@ def fit(
     rates: Rates | None = None,
     may_diverge: bool = False,
     checkpoint: Checkpoint | None = None,
+    until: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Train every member of `pack`, an epoch at each turn; yield the members' mean losses of it, shape [K].
 
@@ -104,7 +105,8 @@ def fit(
     its part of every batch and the gradients are summed, so that all processes hold the same weights and
     take the same steps. With `rates` each member has its own. Raises DivergedError, naming the member and the epoch,
     unless a member `may_diverge`: the others do not depend on it. What a `checkpoint` has kept is taken up: only the
-    epochs after it are yielded, and the end has the same bits.
+    epochs after it are yielded, and the end has the same bits. After `until` epochs, where these are not all, training
+    ends and the checkpoint keeps what there is.
     """
     share = share or Share()
     device = pack.flat_P.device
@@ -114,7 +116,7 @@ def fit(
     state = State(pack, adam, feeds, dropout, share)
     first = state.resume(checkpoint, recipe.steps) if checkpoint else 0
     x_KBD = None
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, min(until or recipe.epochs, recipe.epochs)):
         loss_K = torch.zeros(pack.members, device=device)
         with torch.no_grad():
             for step, (rows_KB, weight_KB) in enumerate(_plan(feeds, recipe, share, device)):
@@ -130,7 +132,7 @@ def fit(
         if not may_diverge:
             _check_converges(mean_K, pack, names, epoch)
         yield mean_K
-        if checkpoint and epoch + 1 < recipe.epochs and any(share.gather(checkpoint.is_due())):
+        if checkpoint and epoch + 1 < recipe.epochs and (epoch + 1 == until or any(share.gather(checkpoint.is_due()))):
             checkpoint.keep(epoch + 1, state.of_members())
 
 

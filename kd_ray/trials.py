@@ -1,13 +1,14 @@
-"""A pack of combinations trained at once, scored on the validation rows and committed.
+"""A pack of combinations trained at once, scored on the validation rows that choose, and committed.
 
 A combination's model is the student's first replica: it begins and shuffles alike in all of them, so that they are
-compared in pairs, and the winner is the replica that the student stage trains again. A rung begins anew, on the whole
-run's schedule: nothing but the commits is kept between rungs.
+compared in pairs, and the winner is the replica that the student stage trains again. A rung goes on where the one
+before stopped, in other packs: what each combination has is kept between them, and not needed for the choice.
 
-Files: tune/packs/<pack>/students.safetensors and, last, manifest.json with the scores.
+Files: tune/packs/<pack>/students.safetensors and, last, manifest.json with the scores; tune/checkpoints/ until the end.
 Axes: N rows, K combinations of a pack, C classes (1 for a regression).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,20 +19,21 @@ import torch
 from safetensors.torch import save
 
 from kd_ray import knobs
+from kd_ray.checkpoints import Checkpoint
 from kd_ray.distillation import STUDENT_STREAM, members_of, objective
 from kd_ray.ensemble import spec_of
 from kd_ray.feeds import Streams
 from kd_ray.optimizers import Rates
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import Manifest, RunDir, fingerprint
-from kd_ray.search import Combination, Tried, student_of
+from kd_ray.search import Combination, Tried, halves, student_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, task_of
 from kd_ray.tensors import read_weights
 from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
-PACKS = "tune/packs"
+PACKS, CHECKPOINTS = "tune/packs", "tune/checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,10 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
     data = Dataset.open(work.run)
     trained, loss_K = _trained(work, pack, students, data, device, tell)
     task, valid = task_of(data.schema), data.rows("valid")
+    choosing = valid.at(halves(valid.label_N)[0])
     score_K = [
         None if row_N is None else float(task.measures[work.metric].of_mean(row_N.mean()))
-        for row_N in rows_of(trained, task, valid, work.metric)
+        for row_N in rows_of(trained, task, choosing, work.metric)
     ]
     folder = f"{PACKS}/{pack.name(work)}"
     work.run.remove(f"{folder}/manifest.json")
@@ -109,7 +112,14 @@ def _trained(
     packed = PackedMLP(spec, len(members), device)
     for k, stream in enumerate(streams):
         packed.load(k, spec.initial_weights(stream.weights))
-    epochs = fit(
+    checkpoint = Checkpoint(
+        run=work.run,
+        folder=CHECKPOINTS,
+        keys=[f"{number}-{fingerprint(work.fingerprint, one)[:12]}" for number, one in pack.combinations.items()],
+        seconds=math.inf,
+    )
+    loss_K = np.full(len(members), np.nan)
+    for loss_K in fit(
         packed,
         torch.from_numpy(transfer.features_ND).to(device),
         objective(work.student, members, transfer, device),
@@ -122,11 +132,11 @@ def _trained(
             weight_decay_K=[student.weight_decay for student in students],
         ),
         may_diverge=True,
-    )
-    loss_K = np.full(len(members), np.nan)
-    for epoch in range(1, pack.epochs + 1):
-        loss_K = next(epochs)
-        tell(epoch)
+        checkpoint=checkpoint,
+        until=pack.epochs,
+    ):
+        checkpoint.history.append(loss_K[None])
+        tell(len(checkpoint.history))
     return packed, loss_K
 
 
@@ -159,13 +169,15 @@ def finished(work: Work) -> list[tuple[Tried, Combination]]:
     return found
 
 
-def valid_rows(work: Work, every: Sequence[Combination], tried: Tried) -> np.ndarray:
-    """Return a finished combination's part in the metric on each validation row, from its weights, shape [N]."""
+def judged(work: Work, every: Sequence[Combination], tried: Tried) -> np.ndarray | None:
+    """Return a finished combination's part in the metric on each row that judges, from its weights, shape [N].
+
+    None where it diverged.
+    """
     manifest = work.run.manifest(f"{PACKS}/{tried.pack}/manifest.json")
     assert manifest is not None
     data = Dataset.open(work.run)
     packed = PackedMLP(spec_of(student_of(work.student, every[tried.number]).model, data), 1)
     packed.load(0, read_weights(work.run, manifest.files[0], packed.spec, f"{tried.number}/"))
-    row_N = rows_of(packed, task_of(data.schema), data.rows("valid"), work.metric)[0]
-    assert row_N is not None
-    return row_N
+    valid = data.rows("valid")
+    return rows_of(packed, task_of(data.schema), valid.at(halves(valid.label_N)[1]), work.metric)[0]

@@ -35,6 +35,11 @@ LABELS: dict[str, tuple[str, Say]] = {
 }
 
 
+def brief(value: object) -> str:
+    """A knob's value, a number in four digits."""
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
 def main_metrics(evaluation: dict[str, Any]) -> list[str]:
     """The metrics that come first; accuracy alone would flatter a model where one class has most rows."""
     if "rmse" in evaluation["metrics"]["ensemble"]:
@@ -59,6 +64,17 @@ def span(interval: dict[str, float], say: Say) -> str:
         return ("-" if value < 0 else "+") + say(abs(value))
 
     return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"
+
+
+def beyond_limits(measured: list[dict[str, Any]]) -> str:
+    """Say which layers a search's limits kept out, nothing where none."""
+    said = [f"{o['hidden']} ({o['bytes']:,} bytes, {o['milliseconds']:.3g} ms)" for o in measured if not o["is_within"]]
+    return f"Left out by the limits: {', '.join(said)}." if said else ""
+
+
+def estimate(interval: dict[str, float], say: Say) -> str:
+    """Say a figure and its interval."""
+    return f"{say(interval['value'])} ({say(interval['low'])} to {say(interval['high'])})"
 
 
 def left_out(evaluation: dict[str, Any]) -> str | None:

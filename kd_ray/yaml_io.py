@@ -63,6 +63,16 @@ def dump(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
 
 
+def flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Return a nested mapping as dotted keys and their values as YAML."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: yaml.safe_dump(values, default_flow_style=True, width=1000).removesuffix("...\n").strip()}
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Return `values` with `a.b=VALUE` applied; VALUE is YAML. Raises ConfigError."""
     for assignment in assignments:

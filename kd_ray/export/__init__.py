@@ -4,24 +4,22 @@ Files: export/student.onnx and its variants, raw columns in, probabilities or a 
 what they take, hold and are worth; MODEL_CARD.md; latency.json.
 """
 
-import datetime
-from importlib.metadata import version
 from typing import Any
 
 import onnx
 
-from kd_ray import __version__, deployed, latency, raw
+from kd_ray import deployed, latency
 from kd_ray.config import Config
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import ManifestError
 from kd_ray.export import card, check, compression, graph
+from kd_ray.export.description import facts_of, without_variants
 from kd_ray.export.training import trained_on
 from kd_ray.export.worth import Judge
 from kd_ray.judging import student_file
 from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir, to_json
-from kd_ray.scoring import input_of, stand_ins
 from kd_ray.session import Session
 from kd_ray.tables import EXPORT_MANIFEST, Dataset
 from kd_ray.tensors import read_weights
@@ -61,7 +59,7 @@ class _Export:
         self.spec = spec_of(config.student.model, self.data)
         self.weights = read_weights(run, student_file(run), self.spec)
         self.files: list[FileRecord] = []
-        self.bundle = self._bundle()
+        self.bundle = without_variants(self.data, fingerprint, self.judge.judged_on, config.export.tolerance)
 
     def student(self) -> None:
         self._say("student.onnx")
@@ -105,8 +103,7 @@ class _Export:
 
     def _add(self, name: str, kind: str, file: str, network: onnx.ModelProto, spec: MLP) -> bytes:
         """Write a variant and what it is worth; the first one is what the others are held against."""
-        facts = {**self._facts(), "variant": name}
-        model = graph.join(self.data.preprocessor, network, self.data.schema["task"], facts)
+        model = graph.join(self.data.preprocessor, network, self.data.schema["task"], facts_of(self.bundle, name))
         content = model.SerializeToString(deterministic=True)
         record = self._write(file, content)
         worth = self.judge.worth(network)
@@ -131,39 +128,3 @@ class _Export:
 
     def _say(self, note: str) -> None:
         self.report(len(self.bundle["variants"]), self.steps, note)
-
-    def _bundle(self) -> dict[str, Any]:
-        schema, fitted = self.data.schema, self.data.preprocessor.fitted
-        return {
-            "format": deployed.FORMAT,
-            "run": self.run.name,
-            "id": self.fingerprint,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": {"kd-ray": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
-            "opset": {"ai.onnx": graph.OPSET, "ai.onnx.ml": graph.ML_OPSET},
-            "task": schema["task"],
-            "target": schema["target"],
-            "columns": [
-                {"name": one.column.name, "kind": one.column.kind, "holds": one.held, "input": input_of(one)}
-                for one in fitted
-            ],
-            **stand_ins(fitted),
-            "missing_whole": raw.MISSING_WHOLE,
-            "judged_on": self.judge.judged_on,
-            "tolerance": self.config.export.tolerance,
-            "variants": [],
-        }
-
-    def _facts(self) -> dict[str, str]:
-        """The models' own metadata: texts, lists as JSON."""
-        bundle, task = self.bundle, self.data.schema["task"]
-        return {
-            "kd_ray_version": bundle["versions"]["kd-ray"],
-            "run": bundle["run"],
-            "run_id": bundle["id"],
-            "task": task["kind"],
-            "target": bundle["target"],
-            "classes": deployed.as_json(task.get("classes", [])),
-            "columns": deployed.as_json([[c["name"], c["input"]] for c in bundle["columns"]]),
-            "missing_text": bundle["missing_text"],
-        }

@@ -136,7 +136,14 @@ def _sealed_damages(run: RunDir, manifests: list[str]) -> Iterator[Damage]:
             yield Damage(path, path, f"{run}/{path}: is missing, though what it stands for was finished")
 
 
-SEALED = (RECORD, "export/latency.json", "tune/search.json", "tune/leaderboard.json")
+SEALED = (
+    RECORD,
+    "export/latency.json",
+    "tune/search.json",
+    "tune/limits.json",
+    "tune/leaderboard.json",
+    "track.json",
+)
 """JSON that no manifest names; each holds a sha256 of itself."""
 
 

@@ -11,7 +11,17 @@ from kd_ray.commits import ASIDE, FileRecord, is_manifest
 from kd_ray.errors import ManifestError
 from kd_ray.rundir import RunDir
 
-STAGES = ("data", "teachers", "soft_targets", "student", "baseline", "augmented_control", "export", "tune/packs")
+STAGES = (
+    "data",
+    "teachers",
+    "soft_targets",
+    "student",
+    "baseline",
+    "augmented_control",
+    "export",
+    "tune/packs",
+    "tensorboard",
+)
 SCRATCH = ("ray_train", "ray_tune")
 BESIDE = ("export/latency.json",)
 """In a stage's folder, and written whenever someone asks for it."""

@@ -1,12 +1,12 @@
 """Knobs of the search over the student's own."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from kd_ray.knobs.base import Auto, Count, Section, Whole, knob
+from kd_ray.knobs.base import Auto, Count, Number, Section, Whole, knob
 from kd_ray.knobs.training import Student
 from kd_ray.mistakes import lines, near, short
 
@@ -46,6 +46,14 @@ class Tune(Section):
     )
     objective: Literal["nll", "accuracy"] = knob(
         "nll", "what is best on the validation rows; of a regression it is the RMSE", "nll or accuracy"
+    )
+    max_bytes: Count | None = knob(
+        None, "students whose student.onnx is larger are not tried", "null, or a whole number >= 1"
+    )
+    max_milliseconds: Annotated[Number, Field(gt=0)] | None = knob(
+        None,
+        "nor those whose exported file takes longer for one row on one thread of this machine (the median)",
+        "null, or a number above 0",
     )
     rungs: Whole = knob(
         2,

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from kd_ray import yaml_io
 from kd_ray.finished import read_config
 from kd_ray.judging import evaluation_of
 from kd_ray.report.figures import Figure, Figures, count, duration, size, times, two_decimals
@@ -118,16 +117,7 @@ def _best(cells: list[Figure], better: int) -> frozenset[int]:
 
 def _differences(runs: list[RunDir]) -> list[tuple[str, list[str]]]:
     """Return the knobs that are not alike in all configs, with the value in each, an empty text where there is none."""
-    configs = [_flat(read_config(run).model_dump()) for run in runs]
+    configs = [yaml_io.flat(read_config(run).model_dump()) for run in runs]
     knobs = dict.fromkeys(key for config in configs for key in config)
     rows = [(key, [config.get(key, "") for config in configs]) for key in knobs if key not in BESIDE]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(config, dict) or not config:
-        return {prefix: yaml.safe_dump(config, default_flow_style=True, width=1000).removesuffix("...\n").strip()}
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from kd_ray.report.sources import History, Sources
+from kd_ray.report.sources import Sources
 from kd_ray.report.svg import COLOURS, draw, log_axis
+from kd_ray.series import History, evenly
 from kd_ray.wording import LABELS
 
 POINTS = 120
@@ -25,7 +26,7 @@ def learning_curves(sources: Sources) -> list[tuple[str, Markup]]:
     losses = [summary["metrics"]["loss"] for summary in summaries if _has_loss(summary)]
     found = []
     if losses:
-        shown = [losses[i] for i in _evenly(len(losses), LINES)]
+        shown = [losses[i] for i in evenly(len(losses), LINES)]
         some = f"{len(shown)} of {len(losses)}" if len(shown) < len(losses) else f"all {len(losses)}"
         found.append((f"Teachers: loss of {some}", draw("loss-teachers", "losses of teachers", _thin(shown))))
     every = sources.histories
@@ -48,7 +49,7 @@ def teacher_scores(sources: Sources) -> Markup:
     """Each teacher's score, and lines where the ensemble and the student stand."""
     metric, evaluation = sources.metric, sources.evaluation
     scores = [teacher[metric] for teacher in evaluation["teachers"]]
-    at = _evenly(len(scores), DOTS)
+    at = evenly(len(scores), DOTS)
     label = LABELS[metric][0]
 
     def paint(figure: Any) -> None:
@@ -72,15 +73,11 @@ def _was_validated(history: History) -> bool:
     return bool(np.isfinite(history.valid_ER).any())
 
 
-def _evenly(count: int, most: int) -> list[int]:
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
-
-
 def _thin(losses: list[list[float]]) -> Any:
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         for loss in losses:
-            at = _evenly(len(loss), POINTS)
+            at = evenly(len(loss), POINTS)
             axes.plot([i + 1 for i in at], [loss[i] for i in at], color=COLOURS["teacher"], linewidth=0.7, alpha=0.7)
         _finish(axes, np.concatenate([np.asarray(loss) for loss in losses]), "loss")
 
@@ -93,7 +90,7 @@ def _bands(curves: dict[str, np.ndarray], label: str) -> Any:
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         for role, value_ER in curves.items():
-            at = _evenly(len(value_ER), POINTS)
+            at = evenly(len(value_ER), POINTS)
             epochs, value_ER = [i + 1 for i in at], value_ER[at]
             axes.fill_between(epochs, value_ER.min(1), value_ER.max(1), color=COLOURS[role], alpha=0.25, linewidth=0)
             axes.plot(epochs, value_ER.mean(1), color=COLOURS[role], linestyle=styles[role])

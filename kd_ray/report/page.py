@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kd_ray.report import curves, diagnostics, rows, tradeoff
+from kd_ray.report import curves, diagnostics, rows, searched, tradeoff
 from kd_ray.report.figures import Figures, count, duration, three_digits
 from kd_ray.report.sources import Sources
 from kd_ray.wording import LABELS, left_out, quantity, share
@@ -54,6 +54,7 @@ def of_run(sources: Sources) -> str:
         fidelity=_fidelity(sources, figures),
         differences=diagnostics.differences(sources),
         variants=bool(sources.variants),
+        search=searched.found(sources, figures),
         **_diagnostics(sources),
         **_provenance(sources, figures),
     )

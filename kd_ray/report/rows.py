@@ -54,7 +54,12 @@ class Recovery:
 
 
 def figures_of(sources: Sources) -> Figures:
-    beside = {"bundle": sources.bundle, "latency": sources.latency, "record": sources.record}
+    beside = {
+        "bundle": sources.bundle,
+        "latency": sources.latency,
+        "record": sources.record,
+        "search": sources.search,
+    }
     return Figures({**sources.evaluation, **{name: found for name, found in beside.items() if found}})
 
 

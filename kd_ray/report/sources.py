@@ -1,6 +1,6 @@
 """All that a run's page is made of, read from the run directory.
 
-Axes: N test rows, C classes, E epochs, R replicas.
+Axes: N test rows, C classes.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_ray import tables
 from kd_ray.config import Config
-from kd_ray.distillation import ROLES
 from kd_ray.ensemble import member_manifest, spec_of, trained
 from kd_ray.judging import ensemble_values, evaluation_of, replica_values
 from kd_ray.rundir import Manifest, RunDir
-from kd_ray.tables import EXPORT_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.search import LEADERBOARD
+from kd_ray.series import History, histories
+from kd_ray.tables import EXPORT_MANIFEST, SOFT_TARGETS_MANIFEST, Dataset
 from kd_ray.tasks import task_of
 
 
@@ -30,16 +30,8 @@ class Answers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
-    """A role's training: its loss, and its score of the validation rows, NaN where there are none."""
-
-    loss_ER: np.ndarray
-    valid_ER: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sources:
-    """`bundle` and `latency` are what an export wrote, None where there was none."""
+    """`bundle` and `latency` are what an export wrote, `search` a search's leaderboard; None where there was none."""
 
     config: Config
     run: RunDir
@@ -48,6 +40,7 @@ class Sources:
     record: dict[str, Any]
     bundle: dict[str, Any] | None
     latency: dict[str, Any] | None
+    search: dict[str, Any] | None
     teachers: list[Manifest]
     histories: dict[str, History]
     answers: Answers
@@ -64,8 +57,9 @@ class Sources:
             record=optional(run, "run.json") or {},
             bundle=_bundle(run),
             latency=optional(run, "export/latency.json"),
+            search=_search(run),
             teachers=[member_manifest(run, member) for member in trained(run, config.teachers)],
-            histories=_histories(run),
+            histories=histories(run),
             answers=_answers(config, data),
         )
 
@@ -91,6 +85,12 @@ def optional(run: RunDir, path: str) -> dict[str, Any] | None:
     return run.read_json(path) if run.exists(path) else None
 
 
+def _search(run: RunDir) -> dict[str, Any] | None:
+    """A leaderboard of the run's own soft targets, else None."""
+    board, labelled = optional(run, LEADERBOARD), run.manifest(SOFT_TARGETS_MANIFEST)
+    return board if board and labelled and board["soft_targets"] == labelled.fingerprint else None
+
+
 def _bundle(run: RunDir) -> dict[str, Any] | None:
     manifest = run.manifest(EXPORT_MANIFEST)
     return run.read_named(manifest, "export/bundle.json") if manifest else None
@@ -104,20 +104,3 @@ def _answers(config: Config, data: Dataset) -> Answers:
         if role in ("student", "baseline"):
             says[role] = task.says(values_RNC[0])
     return Answers(row_id_N=test.row_id_N, truth_N=task.truth(test.label_N), says=says)
-
-
-def _histories(run: RunDir) -> dict[str, History]:
-    manifest = run.manifest(STUDENT_MANIFEST)
-    records = {record.path: record for record in manifest.files} if manifest else {}
-    found = {}
-    for role in ROLES:
-        record = records.get(f"{role}/history.parquet")
-        if record is not None:
-            table = tables.read(run, record)
-            replicas = int(tables.to_numpy(table["replica"]).max()) + 1
-            valid = next(name for name in table.column_names if name.startswith("valid_"))
-            loss_X, valid_X = (
-                table[name].fill_null(np.nan).to_numpy().astype(float).reshape(-1, replicas) for name in ("loss", valid)
-            )
-            found[role] = History(loss_ER=loss_X, valid_ER=valid_X)
-    return found

@@ -1,7 +1,8 @@
 """A search over the student's knobs on the soft targets that are there: nothing is labelled again.
 
 Ray Tune runs packs of combinations, one a trial; a pack commits what it found to the run directory, and that alone is
-read back, so that a search that was killed goes on where it stopped. Neither training nor choice reads a test row.
+read back, so that a search that was killed goes on where it stopped. One half of the validation rows chooses, the other
+judges what was chosen: nothing that led to it has seen them. Neither training nor choice reads a test row.
 
 Files: tune/search.json says what is searched, tune/packs/ holds the commits, tune/leaderboard.json what came of it.
 """
@@ -15,6 +16,7 @@ from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
 from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import CONFIG, write_config
+from kd_ray.gauges import Gauges
 from kd_ray.pipeline import STAGES, Steps
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.recovery import Measure
@@ -25,6 +27,7 @@ from kd_ray.session import Session
 from kd_ray.tables import Dataset
 from kd_ray.tasks import task_of
 from kd_ray.trials import Pack, Work
+from kd_ray.tune import limits
 from kd_ray.tune.on_ray import Watch, run_packs
 
 SETTINGS = "tune/search.json"
@@ -41,25 +44,39 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
         proposals.check_installed()
     here = RunDir.at(config.storage, config.name)
     progress = progress or Silent()
-    with here.writing(progress.note) as here, Session(address) as session:
+    with (
+        here.writing(progress.note) as here,
+        Session(address, run=here) as session,
+        Gauges(progress, session, here) as seen,
+    ):
         settings = _settings(config)
         _check_same_search(here, settings)
-        _soft_targets(config, here, session, progress)
+        steps = _soft_targets(config, here, session, seen)
         data = Dataset.open(here)
-        if not data.files("valid"):
-            raise ConfigError("tune: chooses by the validation rows and the table has none; set data.split.valid")
-        here.write_sealed(SETTINGS, settings)
-        with progress.stage("tune") as report:
-            return _search(config, data, session, report, settings)
+        if (found := len(data.rows("valid").label_N)) < 2:
+            raise ConfigError(
+                f"tune: one half of the validation rows chooses and the other judges; the table has {found} of them: "
+                "set data.split.valid"
+            )
+        before = here.read_json(LEADERBOARD) if here.exists(LEADERBOARD) else None
+        with seen.stage("tune") as tell:
+            tell(0, 1, "sizes and latencies")
+            narrowed, measured = limits.within(config, data, settings["soft_targets"])
+            here.write_sealed(SETTINGS, settings)
+            board = _search(narrowed, data, session, tell, settings, measured)
+        if board != before and steps.finished(STAGES[-1]):
+            steps.again(STAGES[-1])  # a page from before says nothing of the search
+        return board
 
 
-def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> None:
+def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> Steps:
     steps = Steps(config, here, session, progress)
     before = STAGES[:3]
     if not all(steps.finished(stage) for stage in before) or not here.exists(CONFIG):
         write_config(here, config)
     for stage in before:
         steps.do(stage)
+    return steps
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -85,21 +102,31 @@ def _check_same_search(here: RunDir, settings: dict[str, Any]) -> None:
 
 
 def _search(
-    config: Config, data: Dataset, session: Session, report: Report, settings: dict[str, Any]
+    config: Config,
+    data: Dataset,
+    session: Session,
+    tell: Report,
+    settings: dict[str, Any],
+    measured: list[dict[str, Any]],
 ) -> dict[str, Any]:
     task = task_of(data.schema)
     metric = trials.metric_of(task, config.tune.objective)
     work = Work(
-        run=data.run, seed=config.seed, student=config.student, metric=metric, fingerprint=fingerprint("tune", settings)
+        run=data.run,
+        seed=config.seed,
+        student=config.student,
+        metric=metric,
+        fingerprint=fingerprint("tune by halves", settings),
     )
-    course = _Course(config=config, work=work, session=session, report=report, measure=task.measures[metric])
+    course = _Course(config=config, work=work, session=session, tell=tell, measure=task.measures[metric])
     epochs = search.rungs(config.student.epochs, config.tune.rungs, config.tune.eta)
     going = _first_rung(course, epochs[0], data)
     for rung, until in enumerate(epochs[1:], 1):
         scores = {number: course.last[number].score for number in going}
         going = search.promoted(scores, config.tune.eta, course.measure, always=0)
         course.train(going, rung, until)
-    board = _leaderboard(course, len(data.rows("valid").row_id_N), settings)
+    data.run.remove(trials.CHECKPOINTS)
+    board = _leaderboard(course, settings, measured)
     data.run.write_sealed(LEADERBOARD, board)
     return board
 
@@ -131,7 +158,7 @@ class _Course:
     config: Config
     work: Work
     session: Session
-    report: Report
+    tell: Report
     measure: Measure
     every: list[Combination] = field(default_factory=list)
     last: dict[int, Tried] = field(default_factory=dict)
@@ -152,7 +179,7 @@ class _Course:
                 Pack(combinations={n: self.every[n] for n in pack}, rung=rung, epochs=epochs)
                 for pack in search.cut(missing, self.every, max(1, slots), size)
             ]
-            run_packs(self.work, packs, ask, Watch(packs, self.report, f"rung {rung + 1}"))
+            run_packs(self.work, packs, ask, Watch(packs, self.tell, f"rung {rung + 1}"))
             found = self._found(rung)
         for number in wanted:
             if number not in found:
@@ -168,15 +195,12 @@ class _Course:
         }
 
 
-def _leaderboard(course: _Course, rows: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _leaderboard(course: _Course, settings: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str, Any]:
     work, every = course.work, course.every
     order = search.leaderboard(list(course.last.values()), course.measure)
-    best, first = order[0], course.last[0]
-    gain = None
-    if best.score is not None and first.score is not None:
-        row_N = [trials.valid_rows(work, every, one) for one in (best, first)]
-        value, low, high = recovery.gain(row_N[0], row_N[1], course.measure)
-        gain = {"value": value, "low": low, "high": high}
+    if measured and not measured[0]["is_within"]:  # the recipe as configured may be compared with, not chosen
+        order = [*(one for one in order if one.number), course.last[0]]
+    choosing, judging = search.halves(Dataset.open(work.run).rows("valid").label_N)
     entries = [
         {
             **asdict(one),
@@ -189,10 +213,22 @@ def _leaderboard(course: _Course, rows: int, settings: dict[str, Any]) -> dict[s
     return {
         "metric": work.metric,
         "split": "valid",
-        "rows": rows,
+        "rows": {"choosing": len(choosing), "judging": len(judging)},
         "soft_targets": settings["soft_targets"],
+        "measured": measured,
         "best": entries[0],
         "untuned": next(entry for entry in entries if entry["is_untuned"]),
-        "gain": gain,
+        "judged": _judged(course, order[0]),
         "combinations": entries,
     }
+
+
+def _judged(course: _Course, best: Tried) -> dict[str, Any]:
+    """The best and the recipe as configured on the rows that had no part in the choice; None where one diverged."""
+    best_N, untuned_N = (trials.judged(course.work, course.every, one) for one in (best, course.last[0]))
+    if best_N is None:
+        return {"best": None, "untuned": None, "gain": None}
+    found = recovery.compared(best_N, best_N if untuned_N is None else untuned_N, course.measure)
+    said = [dict(zip(("value", "low", "high"), interval, strict=True)) for interval in found]
+    named = dict(zip(("best", "untuned", "gain"), said, strict=True))
+    return named if untuned_N is not None else {**named, "untuned": None, "gain": None}

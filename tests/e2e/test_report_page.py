@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_run import REGRESSION, SCRIPT, at, classification, config_of, export, made_run
+from made_run import REGRESSION, SCRIPT, at, classification, config_of, export, made_run, search
 
 from kd_ray import report
 from kd_ray.rundir import RunDir
+from kd_ray.search import LEADERBOARD
 
 pytestmark = pytest.mark.e2e
 
@@ -61,6 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, dict
         made_run(storage, name="many", task=classification(*map(str, range(30))), rows=300),
     )
     export(exported, exported.read_json("evaluation.json")["metrics"]["student"])
+    search(exported, {"student.temperature": [1.0, 2.0, 5.0], "student.alpha": [n / 100 for n in range(40)]})
     runs = (exported, plain, many)
     found = {run.name: (written(run), root(run)) for run in runs}
     page = Path(str(storage)) / "compared.html"
@@ -69,7 +71,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, dict
 
 
 def root(run: RunDir) -> dict[str, Any]:
-    beside = {"bundle": "export/bundle.json", "latency": "export/latency.json", "record": "run.json"}
+    beside = {
+        "bundle": "export/bundle.json",
+        "latency": "export/latency.json",
+        "record": "run.json",
+        "search": LEADERBOARD,
+    }
     files = {name: run.read_json(path) for name, path in beside.items() if run.exists(path)}
     return {**run.read_json("evaluation.json"), **files}
 

@@ -1,14 +1,18 @@
 """A small search: what it tries, that packing changes nothing, how it goes on, and that it reads no test row."""
 
-import json
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
 import pytest
 import torch
 from conftest import SMALL, merged
 from safetensors.torch import load_file
+from torch import nn
 
 from kd_ray import Config, run, trials
 from kd_ray import tune as package
@@ -67,9 +71,38 @@ def test_the_leaderboard_has_every_combination_and_the_best_has_the_best_score(
         "student.learning_rate": 2e-3,
         "student.model.hidden": [8],
     }
-    assert board["gain"]["value"] == pytest.approx(board["untuned"]["score"] - board["best"]["score"], abs=1e-6)
-    assert board["gain"]["low"] <= board["gain"]["value"] <= board["gain"]["high"]
+    judged = board["judged"]
+    assert judged["gain"]["value"] == pytest.approx(judged["untuned"]["value"] - judged["best"]["value"], abs=1e-6)
+    for interval in judged.values():
+        assert interval["low"] <= interval["value"] <= interval["high"]
     assert not (storage / "small/ray_tune").exists()
+
+
+def found_weights(storage: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
+    tensors = load_file(storage / "small/tune/packs" / entry["pack"] / "students.safetensors")
+    prefix = f"{entry['number']}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def test_one_half_of_the_validation_rows_chooses_and_the_other_judges(searched: tuple[Path, dict[str, Any]]) -> None:
+    storage, board = searched
+    table = pa.dataset.dataset(storage / "small/data/valid").to_table().to_pandas().sort_values(["label", "row_id"])
+    table["chooses"] = np.arange(len(table)) % 2 == 0
+    assert board["rows"] == {"choosing": 73, "judging": 72}
+
+    def nll(entry: dict[str, Any], chooses: bool) -> float:
+        rows, units = table[table["chooses"] == chooses], entry["knobs"]["student.model.hidden"]
+        sizes = [8, *units, 3]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(sizes[:-1])]
+        module = nn.Sequential(*itertools.chain(*layers), nn.Linear(sizes[-2], 3))
+        module.load_state_dict(found_weights(storage, entry))
+        says = module(torch.tensor(np.stack(rows["features"])))
+        return nn.functional.cross_entropy(says, torch.tensor(rows["label"].to_numpy()).long()).item()
+
+    for entry in board["combinations"]:
+        assert entry["score"] == pytest.approx(nll(entry, True), abs=1e-5)
+    assert board["judged"]["best"]["value"] == pytest.approx(nll(board["best"], False), abs=1e-5)
+    assert board["judged"]["untuned"]["value"] == pytest.approx(nll(board["untuned"], False), abs=1e-5)
 
 
 def test_packed_combinations_are_those_trained_alone(searched: tuple[Path, dict[str, Any]], again: Path) -> None:
@@ -144,14 +177,53 @@ def test_the_best_of_a_rung_and_the_recipe_alone_go_on(again: Path) -> None:
     assert {entry["epochs"] for entry in board["combinations"][len(far) :]} == {2}
 
 
+def test_a_rung_goes_on_where_the_one_before_stopped_and_ends_where_training_at_once_does(
+    searched: tuple[Path, dict[str, Any]], again: Path
+) -> None:
+    """Training is cheaper by the first rung's epochs, and ends in the same students, in other packs."""
+    shutil.rmtree(again / "small/tune")
+    trained: list[int] = []
+    fit = trials.fit
+
+    def counted(packed: Any, *given: Any, **named: Any) -> Any:
+        for losses in fit(packed, *given, **named):
+            trained.append(packed.members)
+            yield losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "fit", counted)
+        patch.setattr(package, "run_packs", lambda work, packs, *_: [trials.train(work, pack) for pack in packs])
+        board = tune(config(again, tune={"rungs": 2, "eta": 3, "pack_size": 2}))
+    far = [entry for entry in board["combinations"] if entry["rung"] == 1]
+    assert sum(trained) == 9 * 2 + len(far) * 2
+    ended = {str(entry["knobs"]): entry["score"] for entry in searched[1]["combinations"]}
+    assert {str(entry["knobs"]): entry["score"] for entry in far} == pytest.approx(
+        {str(entry["knobs"]): ended[str(entry["knobs"])] for entry in far}, abs=1e-5
+    )
+    assert not (again / "small/tune/checkpoints").exists()
+
+
+def test_optuna_proposes_and_a_lost_pack_leads_to_the_same_proposals(again: Path) -> None:
+    pytest.importorskip("optuna")
+    shutil.rmtree(again / "small/tune")
+    wanted = config(again, tune={"search": "optuna", "trials": 6, "pack_size": 3})
+    board = tune(wanted)
+    assert 6 <= len(board["combinations"]) <= 7
+    (again / "small/tune/packs" / board["best"]["pack"] / "manifest.json").unlink()
+    scores = {str(entry["knobs"]): entry["score"] for entry in board["combinations"]}
+    again_scores = {str(entry["knobs"]): entry["score"] for entry in tune(wanted)["combinations"]}
+    assert again_scores == pytest.approx(scores, abs=1e-5)
+
+
 def test_the_winner_is_the_student_of_a_tuned_run(again: Path, searched: tuple[Path, dict[str, Any]]) -> None:
     result = run(config(again), tuned=True)
     best = searched[1]["best"]
     assert result.config.student.temperature == best["knobs"]["student.temperature"]
     assert result.config.student.model.hidden == best["knobs"]["student.model.hidden"]
     assert Config.from_yaml(f"{result.path}/config.yaml").student == result.config.student
-    valid = json.loads(Path(result.path, "student/metrics.json").read_text())["valid_nll"]
-    assert valid[0] == pytest.approx(best["score"], abs=1e-5)
+    replicas = load_file(f"{result.path}/student/replicas.safetensors")
+    for name, value in found_weights(again, best).items():
+        torch.testing.assert_close(replicas[f"0/{name}"], value, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tuned_run_without_a_search_or_after_other_soft_targets_is_refused(again: Path) -> None:

@@ -366,10 +366,13 @@ CHANGED = {
         "trials": 3,
         "pack_size": 2,
         "objective": "accuracy",
+        "max_bytes": 9000,
+        "max_milliseconds": 0.5,
         "rungs": 1,
         "eta": 2,
     },
     "export": {"int8": False, "pruning": [], "fine_tuning": 1.0, "tolerance": 0.0, "latency": False},
+    "track": {"mlflow": "https://mlflow.example:5000", "experiment": "churn"},
 }
 
 

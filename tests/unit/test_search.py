@@ -9,7 +9,7 @@ import pytest
 from kd_ray import Config, proposals, search
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Student, Tune
-from kd_ray.recovery import Measure, gain
+from kd_ray.recovery import Measure, compared
 from kd_ray.search import Tried
 
 LOWER, HIGHER = Measure(), Measure(higher_is_better=True)
@@ -119,6 +119,16 @@ def test_the_leaderboard_has_who_came_furthest_first_and_who_diverged_last() -> 
     assert [one.number for one in search.leaderboard(given, HIGHER)] == [0, 2, 1, 4, 3]
 
 
+@pytest.mark.parametrize("label_N", [np.arange(103) % 3, np.array([1] * 97 + [0] * 6), np.linspace(-5, 5, 103)])
+def test_the_rows_that_choose_and_those_that_judge_are_alike_and_share_none(label_N: np.ndarray) -> None:
+    choosing, judging = search.halves(label_N)
+    assert sorted([*choosing, *judging]) == list(range(103))
+    assert len(choosing) - len(judging) == 1
+    assert label_N[choosing].mean() == pytest.approx(label_N[judging].mean(), abs=0.1)
+    for label in np.unique(label_N):
+        assert abs(int((label_N[choosing] == label).sum()) - int((label_N[judging] == label).sum())) <= 1
+
+
 def test_what_another_search_changes_is_said_key_by_key() -> None:
     before = {"seed": 1, "tune": {"space": {T: [1, 2], ALPHA: [0.5]}, "rungs": 2}}
     now = {"seed": 1, "tune": {"space": {T: [1, 3], RATE: [1e-3]}, "rungs": 2}}
@@ -133,11 +143,15 @@ def test_what_another_search_changes_is_said_key_by_key() -> None:
 def test_a_gain_is_paired_and_has_the_sign_of_better() -> None:
     rng = np.random.default_rng(0)
     theirs_N = rng.normal(5, 3, 500)
-    value, low, high = gain(theirs_N - rng.normal(0.2, 0.1, 500), theirs_N, LOWER)
+    ours_N = theirs_N - rng.normal(0.2, 0.1, 500)
+    ours, theirs, (value, low, high) = compared(ours_N, theirs_N, LOWER)
     assert 0.15 < low < value < high < 0.25
-    assert gain(theirs_N, theirs_N + 0.2, HIGHER)[2] == pytest.approx(-0.2)
-    rmse = gain(np.full(9, 1.0), np.full(9, 4.0), Measure(of_mean=np.sqrt))
-    assert rmse == pytest.approx((1.0, 1.0, 1.0))
+    assert value == pytest.approx(theirs[0] - ours[0])
+    for interval, row_N in ((ours, ours_N), (theirs, theirs_N)):
+        width = 1.96 * row_N.std() / np.sqrt(500)
+        assert interval == pytest.approx((row_N.mean(), row_N.mean() - width, row_N.mean() + width), abs=0.03)
+    assert compared(theirs_N, theirs_N + 0.2, HIGHER)[2][2] == pytest.approx(-0.2)
+    assert compared(np.full(9, 1.0), np.full(9, 4.0), Measure(of_mean=np.sqrt))[2] == pytest.approx((1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,15 @@ def leaderboard(best: float | None, low: float, *, is_untuned: bool = False) -> 
         for n in range(1, 13)
     ]
     entries[0]["score"], entries[0 if is_untuned else 11]["is_untuned"] = best, True
+    figures = {"best": 0.12, "untuned": 0.14, "gain": 0.02}
+    judged = {name: best and {"value": value, "low": low, "high": value + 0.02} for name, value in figures.items()}
     board = {
         "metric": "nll",
-        "rows": 400,
+        "rows": {"choosing": 400, "judging": 399},
+        "measured": [{"hidden": [512], "bytes": 90_000, "milliseconds": 0.0912, "is_within": False}],
         "best": entries[0],
         "untuned": entries[0 if is_untuned else 11],
-        "gain": None if best is None else {"value": 0.02, "low": low, "high": 0.04},
+        "judged": judged,
         "combinations": entries,
     }
     console = Console(width=100, file=io.StringIO())
@@ -158,7 +161,8 @@ def leaderboard(best: float | None, low: float, *, is_untuned: bool = False) -> 
 
 def test_a_leaderboard_shows_the_best_ten_and_the_recipe_as_configured() -> None:
     text = leaderboard(0.1, 0.01)
-    assert "12 combinations on 400 validation rows" in text
+    assert "Left out by the limits: [512] (90,000 bytes, 0.0912 ms)." in text
+    assert "12 combinations, chosen by 400 validation rows" in text
     assert text.count("40 ") == 11
     assert "0.012" in text
     assert "as configured" in text
@@ -172,15 +176,17 @@ def test_a_leaderboard_shows_the_best_ten_and_the_recipe_as_configured() -> None
             0.1,
             0.01,
             False,
-            "The best is better than the recipe as configured: NLL better by +0.0200 (+0.0100 to +0.0400)",
+            "The best is better than the recipe as configured: NLL 0.1200 (0.0100 to 0.1400) against 0.1400 (0.0100 to "
+            "0.1600), better by +0.0200 (+0.0100 to +0.0400) on the other 399 validation rows, which had no part in "
+            "the choice.",
         ),
         (
             0.1,
             -0.01,
             False,
-            "The best is not clearly better than the recipe: NLL better by +0.0200 (-0.0100 to +0.0400)",
+            "The best is not clearly better than the recipe: NLL 0.1200 (-0.0100 to 0.1400) against",
         ),
-        (0.1, 0.0, True, "No combination is better than the recipe as configured."),
+        (0.1, 0.0, True, "No combination was chosen before the recipe as configured: NLL 0.1200"),
         (None, 0.0, False, "All of them diverged."),
     ],
 )
