@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import machine
-from tests.chaos import crashes, kills
+from tests.chaos import crashes, kills, order, owners
 from tests.chaos.harness import Place, Row
 
 CASES: dict[str, Callable[[Place], list[Row]]] = {
@@ -17,6 +17,8 @@ CASES: dict[str, Callable[[Place], list[Row]]] = {
     "signals": kills.signals,
     "crashes": crashes.crashes,
     "s3-crashes": crashes.s3_crashes,
+    "owners": owners.owners,
+    "order": order.order,
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import nursery, oracle, servers
-from tests.chaos.harness import ROOT, Place, Reference, Row, clean, complaints
+from tests.chaos.harness import ROOT, Place, Reference, Row, complaints
 from tests.chaos.operations import CONTROL, CRASHED, Control, install
 from tests.chaos.proxy import WRITES, proxied
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 ROLES = ("student", "baseline", "augmented_control")
 OF_A_MOMENT = re.compile(r"[0-9a-f]{8,}")
-NOT_COMPARED = (".lock",)
+NOT_COMPARED = re.compile(r"\.lock|\.writer/.*")
 
 
 def content(run: Path | str) -> dict[str, str]:
@@ -58,7 +58,7 @@ def differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def files(run: Path | str) -> set[str]:
     """Names of a run's files, the parts drawn at random left out."""
-    return {OF_A_MOMENT.sub("#", path) for path in _files(*_open(run)) if path not in NOT_COMPARED}
+    return {OF_A_MOMENT.sub("#", path) for path in _files(*_open(run)) if not NOT_COMPARED.fullmatch(path)}
 
 
 def _open(run: Path | str) -> tuple[pafs.FileSystem, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 class _AtImport:
     """Patches once kd_ray's run directory is imported: before that there is nothing to count."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN201
+    def find_spec(self, name, path=None, target=None):
         if name == "kd_ray.ensemble" and "kd_ray.rundir" in sys.modules:
             sys.meta_path.remove(self)
             from tests.chaos.operations import CONTROL, install
