@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import machine
-from tests.chaos import crashes, kills, order, owners
+from tests.chaos import crashes, damage, diverge, full, kills, order, owners, store, workers
 from tests.chaos.harness import Place, Row
 
 CASES: dict[str, Callable[[Place], list[Row]]] = {
@@ -19,6 +19,12 @@ CASES: dict[str, Callable[[Place], list[Row]]] = {
     "s3-crashes": crashes.s3_crashes,
     "owners": owners.owners,
     "order": order.order,
+    "workers": workers.workers,
+    "nodes": workers.nodes,
+    "full": full.full,
+    "store": store.store,
+    "diverge": diverge.diverge,
+    "damage": damage.damage,
 }
 
 

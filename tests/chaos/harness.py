@@ -141,6 +141,9 @@ class Reference:
     def stray(self, run: Path) -> list[str]:
         """Files that the undisturbed run does not have, nor this one after `kd-ray clean`."""
         clean(run)
+        return self.stray_of(run)
+
+    def stray_of(self, run: Path) -> list[str]:
         return [f"stray {name}" for name in sorted(oracle.files(run) - self.files)]
 
 
