@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from kd_ray import mistakes, yaml_io
+from kd_ray import credentials, mistakes, yaml_io
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Data, Export, Section, SoftTargets, Student, Teachers, Tune, Whole, knob, section
 
@@ -43,6 +43,9 @@ class Config(Section):
     def _fits_together(self) -> Self:
         try:
             check_name(self.name)
+            credentials.check(self.storage, "storage")
+            credentials.check(self.data.source, "data.source")
+            credentials.check(self.data.unlabelled or "", "data.unlabelled")
         except ConfigError as error:
             raise PydanticCustomError("whole_line", "{line}", {"line": str(error)}) from None
         if self.student.averaging == "probabilities" and not self.soft_targets.member_log_probs:

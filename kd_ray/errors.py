@@ -7,6 +7,7 @@
     │   ├── ResourceError         the cluster cannot give what a stage asks for
     │   ├── StorageError          the storage cannot be read or written
     │   ├── DivergedError         a loss became NaN or infinite
+    │   ├── DamagedError          files of a run are not what was written: kd-ray run makes them anew
     │   └── RunBusyError          another process is writing this run
     └── RunError                  the run cannot go on: exit code 1
         ├── TeacherFailedError    a member failed by itself, or lost its actor too often
@@ -43,6 +44,10 @@ class StorageError(UserError):
 
 
 class DivergedError(UserError):
+    pass
+
+
+class DamagedError(UserError):
     pass
 
 

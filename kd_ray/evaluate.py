@@ -28,6 +28,7 @@ FILE, MANIFEST = EVALUATION, EVALUATION_MANIFEST
 
 def measure(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
     """Write evaluation.json; every figure in it is of the test rows. Raises ManifestError."""
+    run.remove(MANIFEST)
     data = Dataset.open(run)
     test, task = data.rows("test", config.teachers.words), task_of(data.schema)
     truth_N = task.truth(test.label_N)
@@ -57,7 +58,7 @@ def measure(config: Config, run: RunDir, session: Session, report: Report, finge
         "teachers": [{"seed": seed, **of_one} for seed, of_one in enumerate(scores)],
     }
     record = run.write_json(FILE, result)
-    run.write_bytes(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary={}).to_json())
+    run.commit(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary={}))
     report(3, 3, f"{len(test.label_N):,} test rows")
     return result
 

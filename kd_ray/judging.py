@@ -4,6 +4,7 @@ Axes: N rows, M members, R replicas, C classes (1 for a regression).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,21 @@ from kd_ray.ensemble import average_log_probs, load_ensemble, mean_in_order
 from kd_ray.errors import ManifestError
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.rundir import RunDir
+from kd_ray.rundir import FileRecord, RunDir
 from kd_ray.tables import STUDENT_MANIFEST, Dataset
 
 EVALUATION = "evaluation.json"
 EVALUATION_MANIFEST = "evaluation.manifest.json"
 ROWS_AT_ONCE = 16_384
+
+
+def evaluation_of(run: RunDir) -> dict[str, Any]:
+    """Return evaluation.json as its manifest says it was written. Raises ManifestError."""
+    manifest = run.manifest(EVALUATION_MANIFEST)
+    if manifest is None:
+        raise ManifestError(f"{run}: has no finished evaluation; finish it with `kd-ray run` first")
+    found: dict[str, Any] = run.read_named(manifest, EVALUATION)
+    return found
 
 
 def ensemble_values(
@@ -51,9 +61,17 @@ def replica_values(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> Iterato
         tensors = load(run.read_checked(record))
         count = manifest.summary["replicas"]
         pack = PackedMLP(spec, count)
-        best = run.read_json(f"{role}/metrics.json")["replica"]
+        best = run.read_named(manifest, f"{role}/metrics.json")["replica"]
         for k, replica in enumerate([best, *(r for r in range(count) if r != best)]):
             prefix = f"{replica}/"
             pack.load(k, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         with torch.no_grad():
             yield role, pack.logits(features_ND).numpy()
+
+
+def student_file(run: RunDir) -> FileRecord:
+    """Return the delivered student's weights as they were written. Raises ManifestError where there are none."""
+    manifest = run.manifest(STUDENT_MANIFEST)
+    if manifest is None:
+        raise ManifestError(f"{run}: has no finished student")
+    return manifest.file("student/model.safetensors")

@@ -25,10 +25,11 @@ from kd_ray.ensemble import load_ensemble, member_manifest, spec_of
 from kd_ray.errors import RunError
 from kd_ray.finished import open_run
 from kd_ray.groups import members
+from kd_ray.judging import student_file
 from kd_ray.models import MLP
 from kd_ray.progress import Report
-from kd_ray.rundir import RunDir
-from kd_ray.tables import STUDENT_MANIFEST, Dataset
+from kd_ray.rundir import FileRecord, RunDir
+from kd_ray.tables import Dataset
 
 FILE = "export/latency.json"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -75,7 +76,7 @@ def write(
             is_exported = any(entry["name"] == name for entry in bundle["variants"])
             found[name]["peak_memory_bytes"] = _peak_memory(run, name, is_exported)
     result = {"machine": {"cpu": cpu(), "cores": max(threads)}, "models": found}
-    run.write_json(FILE, result)
+    run.write_sealed(FILE, result)
     report(steps, steps, "timed")
     return result
 
@@ -127,7 +128,7 @@ class Models:
             ensemble = load_ensemble(self.data.run, self.config.teachers, self.config.seed, threads=self.threads)
             say = lambda features_BD: ensemble.logits(features_BD).mean(0)  # noqa: E731
         else:
-            say = _module(self.data, spec_of(self.config.student.model, self.data), "student/model.safetensors")
+            say = _module(self.data, spec_of(self.config.student.model, self.data), student_file(self.data.run))
 
         def make(rows: int) -> Call:
             features_BD = encoded_ND[torch.arange(rows) % len(encoded_ND)]
@@ -141,7 +142,8 @@ class Models:
         return make
 
     def _of_file(self, entry: dict[str, Any]) -> Callable[[int], Call]:
-        content = self.data.run.read_bytes(f"export/{entry['file']}")
+        file = FileRecord(path=f"export/{entry['file']}", bytes=entry["bytes"], sha256=entry["sha256"])
+        content = self.data.run.read_checked(file)
         student = deployed.student_of(content, self.bundle, threads=self.threads)
         inputs = student.inputs(self.data.sample())
 
@@ -152,9 +154,9 @@ class Models:
         return make
 
 
-def _module(data: Dataset, spec: MLP, path: str) -> torch.nn.Module:
+def _module(data: Dataset, spec: MLP, file: FileRecord) -> torch.nn.Module:
     module = spec.module().eval()
-    module.load_state_dict(load(data.run.read_bytes(path)))
+    module.load_state_dict(load(data.run.read_checked(file)))
     return module
 
 
@@ -164,8 +166,8 @@ def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor
     every = members(config.teachers)
     for member in every:
         if member.is_network:
-            path = member_manifest(data.run, member).files[0].path
-            says.append(_module(data, spec_of(member.group.model, data), path))
+            file = member_manifest(data.run, member).files[0]
+            says.append(_module(data, spec_of(member.group.model, data), file))
     others = [member.number for member in every if not member.is_network and member.group.kind != "columns"]
     if others:
         ensemble = load_ensemble(data.run, config.teachers, config.seed, threads=threads)
@@ -180,8 +182,7 @@ def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor
 
 def _sizes(config: Config, data: Dataset, bundle: dict[str, Any]) -> dict[str, int]:
     files = [record for member in members(config.teachers) for record in member_manifest(data.run, member).files]
-    manifest = data.run.manifest(STUDENT_MANIFEST)
-    student = next(r.bytes for r in manifest.files if r.path == "student/model.safetensors") if manifest else 0
+    student = student_file(data.run).bytes
     teachers = sum(record.bytes for record in files)
     # Members that are columns of the table say nothing when asked: without others there is no ensemble to time.
     ensemble = {"ensemble_loop": teachers, "ensemble_packed": teachers} if files else {}

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from kd_ray.credentials import hidden
 from kd_ray.errors import ConfigError, DataError, UserError
 
 
@@ -61,8 +62,8 @@ def _unknown_key(key: str, name: str, known: list[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """Return how Python writes a value, cut at 60 characters."""
-    text = repr(value)
+    """Return how Python writes a value, without credentials, cut at 60 characters."""
+    text = hidden(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -4,6 +4,7 @@ Each stage reads what earlier ones wrote to the run directory. A finished stage 
 """
 
 import contextlib
+import itertools
 import platform
 import resource
 import time
@@ -13,9 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers
+from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers, verifying
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.finished import write_config
+from kd_ray.judging import evaluation_of
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Progress, Silent
 from kd_ray.progress import Report as Tell
@@ -88,16 +91,19 @@ def run(
     here = RunDir.at(config.storage, config.name)
     if tuned:
         config = _tuned(config, here)
-    with here.writing(), Session(address, dashboard=config.student.workers != "auto") as session:
-        here.write_bytes("config.yaml", config.to_yaml().encode())
-        steps = Steps(config, here, session, progress or Silent())
+    progress = progress or Silent()
+    dashboard = config.student.workers != "auto"
+    with here.writing(progress.note) as here, Session(address, dashboard=dashboard) as session:
+        write_config(here, config)
+        steps = Steps(config, here, session, progress)
+        steps.distrust()
         for stage in STAGES:
             steps.do(stage)
     return Result(
         path=str(here),
         config=config,
-        evaluation=here.read_json(evaluate.FILE),
-        bundle=here.read_json(export.BUNDLE),
+        evaluation=evaluation_of(here),
+        bundle=export.bundle_of(here),
         seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
     )
 
@@ -129,7 +135,7 @@ def check(config: Config, session: Session) -> dict[str, Any]:
 
 def report_again(config: Config, run: RunDir) -> str:
     """Write a finished run's page anew, as after `kd-ray bench`, and return it."""
-    with run.writing():
+    with run.writing() as run:
         report.write(config, run, Session(), lambda done, total, note: None, fingerprints(config)["report"])
     return run.read_bytes(report.FILE).decode()
 
@@ -165,10 +171,11 @@ class Steps:
         self.config, self.run, self.session, self.progress = config, here, session, progress
         self.prints = fingerprints(config)
         self.record = self._earlier_record()
+        self.kept: tuple[Stage, ...] = ()
 
     def do(self, stage: Stage) -> None:
         """Run a stage unless it is finished, and record it; what later stages made of its last result goes first."""
-        if self.finished(stage):
+        if stage in self.kept or self.finished(stage):
             self.progress.skip(stage.name)
             return
         self._forget_from(stage)
@@ -184,9 +191,21 @@ class Steps:
             "driver_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **facts,
         }
-        self.run.write_json("run.json", self.record)
+        self.run.write_sealed("run.json", self.record)
         if stage.name == "data":
             self._say_if_batches_are_cut(summary["rows"]["train"])
+
+    def distrust(self) -> None:
+        """Where stages are to be run, look at every byte of those before them: what is damaged is made anew."""
+        self.kept = tuple(itertools.takewhile(self.finished, STAGES))
+        skipped = {stage.manifest for stage in STAGES[len(self.kept) :]}
+        if not skipped:
+            return
+        relied_on = [path for path in verifying.manifests(self.run) if path not in skipped and "tune/" not in path]
+        for damage in list(verifying.damages(self.run, relied_on)):
+            self.progress.note(damage.says)
+            self.run.remove(damage.manifest)
+            self.kept = tuple(itertools.takewhile(self.finished, self.kept))
 
     def finished(self, stage: Stage) -> bool:
         found = self.run.finished(stage.manifest, self.prints[stage.name])

@@ -104,12 +104,11 @@ def _model(run: RunDir, config: Config, data: Dataset, variant: str, *, ensemble
         from kd_ray.ensemble import EnsembleModel
 
         return EnsembleModel(run, config)
-    bundle = run.read_json(f"export/{deployed.BUNDLE}")
-    entry = deployed.entry_of(bundle, variant)
     manifest = run.manifest(EXPORT_MANIFEST)
     assert manifest is not None
-    record = next(r for r in manifest.files if r.path == f"export/{entry['file']}")
-    return StudentModel(run.read_checked(record), bundle, data.preprocessor)
+    bundle = run.read_named(manifest, f"export/{deployed.BUNDLE}")
+    content = run.read_checked(manifest.file(f"export/{deployed.entry_of(bundle, variant)['file']}"))
+    return StudentModel(content, bundle, data.preprocessor)
 
 
 def _kept(names: list[str], config: Config, data: Dataset, asked: list[str], mistakes: Mistakes) -> list[str]:

@@ -1,58 +1,31 @@
 """The run directory: one folder of results under a storage that pyarrow.fs understands.
 
-A stage becomes visible in one step: its files first, its manifest (sizes, sha256, rows, fingerprint) last;
-to redo a stage, its manifest goes first. What no valid manifest names is not believed. A file appears whole
-or not at all: local files are written aside, flushed and renamed; object stores take whole-object puts.
+How a file appears and a stage becomes finished is written down in commits.py, who may write in lock.py.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import posixpath
-import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.fs as pafs
 
+from kd_ray import commits, credentials, lock
+from kd_ray.commits import FORMAT, MAX_JSON_BYTES, FileRecord, Manifest, fingerprint, to_json
 from kd_ray.config import check_name
 from kd_ray.errors import ManifestError, RunBusyError, StorageError
+from kd_ray.objects import Objects
 
-FORMAT = 2
-
-
-def fingerprint(*parts: Any) -> str:
-    """Return 32 hex digits that stand for `parts` (JSON values) and the format of what is written."""
-    text = json.dumps([FORMAT, *parts], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """What a manifest says of one file; `path` is relative to the run directory."""
-
-    path: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    fingerprint: str
-    files: list[FileRecord]
-    summary: dict[str, Any]
-
-    def to_json(self) -> bytes:
-        return to_json({"format": FORMAT, **asdict(self)})
-
-
-def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+__all__ = ["FORMAT", "FileRecord", "Manifest", "RunDir", "fingerprint", "to_json"]
+LARGE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -61,11 +34,17 @@ class RunDir:
 
     storage: str
     name: str
+    epoch: int | None = field(default=None, compare=False)
+    """Of the lock that this process, or the one that sent it here, holds; see `writing`."""
 
     @classmethod
     def at(cls, storage: str, name: str) -> "RunDir":
-        """Return the directory of run `name`. Raises ConfigError where the name could leave the storage."""
+        """Return the directory of run `name`.
+
+        Raises ConfigError where the name could leave the storage, or the storage's URI holds a secret.
+        """
         check_name(name)
+        credentials.check(storage, "storage")
         if "://" not in storage:
             storage = str(Path(storage).expanduser().absolute())
         return cls(storage.rstrip("/") or "/", name)
@@ -84,6 +63,10 @@ class RunDir:
             ) from None
         return filesystem, posixpath.join(root, self.name)
 
+    @cached_property
+    def _objects(self) -> Objects:
+        return Objects(self.storage, self.filesystem)
+
     @property
     def filesystem(self) -> pafs.FileSystem:
         return self._filesystem[0]
@@ -101,7 +84,10 @@ class RunDir:
         clean = posixpath.normpath(relative)
         if clean.startswith(("/", "../")) or clean in ("..", ".") or "\0" in clean:
             raise ManifestError(f"{self}: {relative!r} is not a path inside the run")
-        return posixpath.join(self.root, clean)
+        path = posixpath.join(self.root, clean)
+        if self.is_local and not os.path.realpath(path).startswith(f"{os.path.realpath(self.root)}/"):
+            raise ManifestError(f"{path}: must lie inside the run; a symbolic link leads to {os.path.realpath(path)}")
+        return path
 
     def exists(self, relative: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(relative)).type == pafs.FileType.File)
@@ -110,6 +96,24 @@ class RunDir:
         """Return a file's bytes, None where there is none."""
         found = self.filesystem.get_file_info(self.path(relative)).size
         return None if found is None else int(found)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every file under `folder`, "" for all, by its path in the run, in order.
+
+        Symbolic links are not followed, nor counted. Raises StorageError.
+        """
+        where = self.path(folder) if folder else self.root
+        try:
+            if self.is_local:
+                found = dict(commits.files_under(where))
+            else:
+                selector = pafs.FileSelector(where, allow_not_found=True, recursive=True)
+                infos = self.filesystem.get_file_info(selector)
+                found = {info.path: info.size for info in infos if info.type == pafs.FileType.File}
+        except OSError as error:
+            raise StorageError(f"{self}/{folder}: cannot be listed: {_reason(error)}") from None
+        prefix = f"{self.root}/"
+        return {path.removeprefix(prefix): found[path] for path in sorted(found)}
 
     def read_bytes(self, relative: str) -> bytes:
         """Return a file's content. Raises StorageError where it cannot be read."""
@@ -120,20 +124,28 @@ class RunDir:
             raise StorageError(f"{self}/{relative}: cannot be read: {_reason(error)}") from None
 
     def read_json(self, relative: str) -> Any:
-        try:
-            return json.loads(self.read_bytes(relative))
-        except ValueError:
-            raise ManifestError(f"{self}/{relative}: is not JSON; delete it and run again") from None
+        """Return what a file of JSON says. Raises StorageError, ManifestError where it is damaged."""
+        return commits.of_json(self._read_small(relative), f"{self}/{relative}")
+
+    def read_named(self, manifest: Manifest, relative: str) -> Any:
+        """Return what a file of JSON says that a manifest names. Raises ManifestError."""
+        return commits.of_json(self.read_checked(manifest.file(relative)), f"{self}/{relative}")
+
+    def _read_small(self, relative: str) -> bytes:
+        if (self.size(relative) or 0) > MAX_JSON_BYTES:
+            raise ManifestError(
+                f"{self}/{relative}: must have at most {MAX_JSON_BYTES >> 20} MiB; it has {self.size(relative):,} bytes"
+            )
+        return self.read_bytes(relative)
 
     def write_bytes(self, relative: str, content: bytes, *, rows: int | None = None) -> FileRecord:
         """Write a file whole or not at all. Raises StorageError."""
         path = self.path(relative)
         try:
             if self.is_local:
-                _write_local(path, content)
+                commits.write_local(path, content)
             else:
-                with self.filesystem.open_output_stream(path) as stream:
-                    stream.write(content)
+                self._objects.put(path, content)
         except OSError as error:
             raise StorageError(f"{self}/{relative}: cannot be written: {_reason(error)}") from None
         return FileRecord(path=relative, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=rows)
@@ -141,28 +153,71 @@ class RunDir:
     def write_json(self, relative: str, value: Any) -> FileRecord:
         return self.write_bytes(relative, to_json(value))
 
+    def write_sealed(self, relative: str, value: dict[str, Any]) -> None:
+        """Write JSON that holds a sha256 of itself: for files that no manifest names. Raises StorageError."""
+        self.write_bytes(relative, commits.sealed(value))
+
+    def create(self, relative: str, content: bytes) -> bool:
+        """Write a file that is not there yet; return False where it is. Raises StorageError."""
+        path = self.path(relative)
+        try:
+            return commits.create_local(path, content) if self.is_local else self._objects.create(path, content)
+        except OSError as error:
+            raise StorageError(f"{self}/{relative}: cannot be written: {_reason(error)}") from None
+
+    def commit(self, relative: str, manifest: Manifest) -> None:
+        """Publish the manifest of files that are all there; to redo them, an earlier one must have been removed.
+
+        Raises StorageError, and RunBusyError where another process has committed other files or taken the run over.
+        """
+        if self.epoch is not None:
+            lock.check(self, self.epoch)
+        if self.create(relative, manifest.to_json()):
+            return
+        there = self.manifest(relative)
+        if there is None or (there.fingerprint, there.files) != (manifest.fingerprint, manifest.files):
+            raise RunBusyError(
+                f"{self}/{relative}: another process has committed it, with other files; this one stops. Run it again "
+                "when no other process writes the run"
+            )
+
     def read_checked(self, record: FileRecord) -> bytes:
         """Return a file's content. Raises ManifestError where it is not what `record` says."""
-        try:
-            content = self.read_bytes(record.path)
-        except StorageError as error:
-            raise ManifestError(f"{error}; its manifest names it: run again to make it anew") from None
+        self.check_size(record)
+        if record.bytes > LARGE_BYTES and record.bytes > psutil.virtual_memory().available:
+            raise ManifestError(f"{self}/{record.path}: its {record.bytes:,} bytes do not fit in the free memory")
+        content = self.read_bytes(record.path)
         if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
             raise ManifestError(
-                f"{self}/{record.path}: is not what its manifest says "
-                f"({record.bytes} bytes, sha256 {record.sha256[:12]}); it was changed or damaged"
+                f"{self}/{record.path}: is not what its manifest says (sha256 {record.sha256[:12]}): it was changed or "
+                "damaged; kd-ray run makes it anew"
             )
         return content
 
+    def check_size(self, record: FileRecord, manifest: str = "its manifest") -> None:
+        """Raise ManifestError where a file is not there, or has not the bytes that `record` says."""
+        found = self.size(record.path)
+        if found is None:
+            raise ManifestError(f"{self}/{record.path}: is missing, {manifest} names it; kd-ray run makes it anew")
+        if found != record.bytes:
+            raise ManifestError(
+                f"{self}/{record.path}: must have {record.bytes:,} bytes as {manifest} says; it has {found:,}: it was "
+                "cut off or changed; kd-ray run makes it anew"
+            )
+
     def remove(self, relative: str) -> None:
-        """Delete a file or folder; nothing happens where there is none."""
+        """Delete a file or folder, to last; nothing happens where there is none."""
         path = self.path(relative)
-        kind = self.filesystem.get_file_info(path).type
         try:
+            kind = self.filesystem.get_file_info(path).type
+            if kind == pafs.FileType.NotFound:
+                return
             if kind == pafs.FileType.Directory:
-                self.filesystem.delete_dir(path)
-            elif kind == pafs.FileType.File:
+                shutil.rmtree(path) if self.is_local else self.filesystem.delete_dir(path)
+            else:
                 self.filesystem.delete_file(path)
+            if self.is_local:
+                commits.flush_folder(os.path.dirname(path))
         except OSError as error:
             raise StorageError(f"{self}/{relative}: cannot be removed: {_reason(error)}") from None
 
@@ -170,69 +225,35 @@ class RunDir:
         """Return a manifest, or None where there is none. Raises ManifestError where it is damaged."""
         if not self.exists(relative):
             return None
-        value = self.read_json(relative)
-        try:
-            files = [FileRecord(**record) for record in value["files"]]
-            if value["format"] != FORMAT:
-                raise ManifestError(f"{self}/{relative}: has format {value['format']!r}, this version reads {FORMAT}")
-            return Manifest(fingerprint=value["fingerprint"], files=files, summary=value["summary"])
-        except (KeyError, TypeError):
-            raise ManifestError(f"{self}/{relative}: is not a manifest; delete it and run again") from None
+        return Manifest.of(self._read_small(relative), f"{self}/{relative}")
 
     def finished(self, relative: str, wanted: str) -> Manifest | None:
         """Return the manifest where it has the `wanted` fingerprint and its files are there in full size."""
         try:
             manifest = self.manifest(relative)
+            if manifest is None or manifest.fingerprint != wanted:
+                return None
+            infos = self.filesystem.get_file_info([self.path(record.path) for record in manifest.files])
         except ManifestError:
             return None
-        if manifest is None or manifest.fingerprint != wanted:
-            return None
-        infos = self.filesystem.get_file_info([self.path(record.path) for record in manifest.files])
         whole = all(info.size == record.bytes for info, record in zip(infos, manifest.files, strict=True))
         return manifest if whole else None
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the run directory for this process alone. Raises RunBusyError, StorageError."""
-        if not self.is_local:
-            yield
-            return
-        from filelock import FileLock, Timeout
+    def writing(self, tell: lock.Tell = lambda line: None) -> Iterator["RunDir"]:
+        """Hold the run directory for this process alone; yield it with the right to commit.
 
-        try:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path(".lock"), timeout=0)
-            lock.acquire()
-        except Timeout:
-            owner = Path(self.path(".lock")).read_text(errors="replace").strip() or "another process"
-            raise RunBusyError(f"{self}: is being written by {owner}; wait for it, or use another --name") from None
-        except OSError as error:
-            raise StorageError(f"{self}: cannot be written: {_reason(error)}") from None
-        try:
-            Path(self.path(".lock")).write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
-            yield
-        finally:
-            lock.release()
-
-
-def _write_local(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    aside = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(aside, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        `tell` hears of an owner that may be dead and is waited for. Raises RunBusyError, StorageError.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                if self.is_local:
+                    commits.make_folder(self.root)
+                epoch = stack.enter_context(lock.held(self, tell))
+            except (OSError, StorageError) as error:
+                why = _reason(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+                raise StorageError(f"{self}: cannot be written: {why}") from None
+            yield replace(self, epoch=epoch)
 
 
 def _reason(error: OSError) -> str:

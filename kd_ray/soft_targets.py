@@ -65,7 +65,7 @@ def label(config: Config, run: RunDir, session: Session, report: Report, fingerp
     }
     files = [records[shard.number] for shard in plan]
     manifest = Manifest(fingerprint=fingerprint, files=files, summary=summary)
-    run.write_bytes(SOFT_TARGETS_MANIFEST, manifest.to_json())
+    run.commit(SOFT_TARGETS_MANIFEST, manifest)
     return summary
 
 

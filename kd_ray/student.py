@@ -243,7 +243,7 @@ def _write(
             work.run.write_json(f"{role}/metrics.json", facts),
         ]
     manifest = Manifest(fingerprint=work.fingerprint, files=files, summary=summary)
-    work.run.write_bytes(STUDENT_MANIFEST, manifest.to_json())
+    work.run.commit(STUDENT_MANIFEST, manifest)
 
 
 def _history(loss_ER: np.ndarray, valid_ER: np.ndarray, valid_name: str) -> pa.Table:

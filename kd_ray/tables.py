@@ -159,7 +159,7 @@ class Dataset:
         manifest = run.manifest(DATA_MANIFEST)
         if manifest is None:
             raise ManifestError(f"{run}: has no finished data stage")
-        return cls(run, manifest, run.read_json("data/schema.json"))
+        return cls(run, manifest, run.read_named(manifest, "data/schema.json"))
 
     @property
     def n_classes(self) -> int:
@@ -195,7 +195,7 @@ class Dataset:
         return read(self.run, self._record(SAMPLE))
 
     def _record(self, path: str) -> FileRecord:
-        return next(record for record in self.manifest.files if record.path == path)
+        return self.manifest.file(path)
 
     def files(self, split: str) -> list[FileRecord]:
         return [record for record in self.manifest.files if record.path.startswith(f"data/{split}/")]

@@ -72,6 +72,7 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
         for row_N in rows_of(trained, task, valid, work.metric)
     ]
     folder = f"{PACKS}/{pack.name(work)}"
+    work.run.remove(f"{folder}/manifest.json")
     named = {f"{n}/{k}": v for at, n in enumerate(pack.combinations) for k, v in trained.weights(at).items()}
     record = work.run.write_bytes(f"{folder}/students.safetensors", save(named))
     seconds = (time.perf_counter() - begun) / len(students)
@@ -90,7 +91,7 @@ def train(work: Work, pack: Pack, device: str = "cpu", tell: Callable[[int], Non
         ],
     }
     manifest = Manifest(fingerprint=work.fingerprint, files=[record], summary=summary)
-    work.run.write_bytes(f"{folder}/manifest.json", manifest.to_json())
+    work.run.commit(f"{folder}/manifest.json", manifest)
 
 
 def _trained(

@@ -9,9 +9,17 @@ from safetensors.torch import save
 
 from kd_ray import Config, evaluate, tables
 from kd_ray.ensemble import spec_of
+from kd_ray.finished import write_config
 from kd_ray.groups import members
 from kd_ray.rundir import FileRecord, Manifest, RunDir
-from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, TEACHERS_MANIFEST, Dataset
+from kd_ray.tables import (
+    DATA_MANIFEST,
+    EXPORT_MANIFEST,
+    SOFT_TARGETS_MANIFEST,
+    STUDENT_MANIFEST,
+    TEACHERS_MANIFEST,
+    Dataset,
+)
 
 FEATURES = 4
 EPOCHS = 3
@@ -22,7 +30,7 @@ def made_run(storage: Path, *, name: str = "made", task: dict[str, Any], rows: i
     """Write every file that the stages before the report write; `task` is the schema's, `changes` of the config."""
     run = RunDir.at(str(storage), name)
     config = config_of(run, **changes)
-    run.write_bytes("config.yaml", config.to_yaml().encode())
+    write_config(run, config)
     _data(run, task, rows)
     data = Dataset.open(run)
     run.write_bytes(SOFT_TARGETS_MANIFEST, Manifest(fingerprint="s", files=[], summary={"rows": 90}).to_json())
@@ -30,7 +38,7 @@ def made_run(storage: Path, *, name: str = "made", task: dict[str, Any], rows: i
     _student(run, config, data)
     evaluate.measure(config, run, None, _silent, "e")  # type: ignore[arg-type]
     stages = {"data": {"fingerprint": f"data of {task}", "seconds": 1.25}}
-    run.write_json("run.json", {"versions": {"python": "3"}, "host": "<b>host</b>", "stages": stages})
+    run.write_sealed("run.json", {"versions": {"python": "3"}, "host": "<b>host</b>", "stages": stages})
     return run
 
 
@@ -56,12 +64,13 @@ def export(run: RunDir, metrics: dict[str, Any]) -> None:
     variant = {"name": SCRIPT, "file": "int8.onnx", "kind": "int8 static", "bytes": 900, "parameters": 39}
     facts = {"metrics": metrics, "recovered": dict.fromkeys(metrics), "recommended": True}
     bundle = {"format": 1, "run": run.name, "variants": [{**variant, **facts}], "tolerance": 0.01}
-    run.write_json("export/bundle.json", bundle)
+    record = run.write_json("export/bundle.json", bundle)
+    run.commit(EXPORT_MANIFEST, Manifest(fingerprint="x", files=[record], summary={}))
     times = {"1": {"1": {"p50": 1e-5, "p95": 2e-5, "p99": 3e-5}}}
     model = {"bytes": 900, "peak_memory_bytes": None, "threads": times}
     slow = {**model, "threads": {"1": {"1": {"p50": 4e-4, "p95": 5e-4, "p99": 6e-4}}}}
     models = {"ensemble_loop": slow, "student": model, SCRIPT: model}
-    run.write_json("export/latency.json", {"machine": {"cpu": "a <b>CPU</b>", "cores": 2}, "models": models})
+    run.write_sealed("export/latency.json", {"machine": {"cpu": "a <b>CPU</b>", "cores": 2}, "models": models})
 
 
 def at(value: Any, key: str) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a knob: teachers.count=24.")]
 Run = Annotated[str, typer.Argument(help="A finished run's directory.")]
+AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, finished or not.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Import the code that the run's ensemble names by import path.")]
 
 app = typer.Typer(

@@ -38,7 +38,7 @@ def prepare(config: Config, run: RunDir, session: Session, report: Report, finge
         found, files = _prepare_table(config, run, _driver(config, session), report)
     files.append(run.write_json("data/schema.json", found))
     manifest = Manifest(fingerprint=fingerprint, files=files, summary={"rows": found["rows"]})
-    run.write_bytes(tables.DATA_MANIFEST, manifest.to_json())
+    run.commit(tables.DATA_MANIFEST, manifest)
     report(1, 1, ", ".join(f"{count:,} {name}" for name, count in found["rows"].items() if count) + " rows")
     return manifest.summary
 

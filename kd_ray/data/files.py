@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from kd_ray import credentials
 from kd_ray.errors import DataError
 
 ENDINGS = {"csv": (".csv", ".csv.gz", ".csv.bz2", ".csv.zst"), "parquet": (".parquet", ".pq")}
@@ -65,6 +66,7 @@ def format_of(path: str) -> str | None:
 
 
 def _open(where: str, key: str) -> tuple[pafs.FileSystem, str]:
+    credentials.check(where, key)
     if "://" not in where:
         return pafs.LocalFileSystem(), str(Path(where).expanduser().absolute())
     try:

@@ -18,12 +18,13 @@ from kd_ray.errors import ManifestError
 from kd_ray.export import card, check, compression, graph
 from kd_ray.export.training import trained_on
 from kd_ray.export.worth import Judge
+from kd_ray.judging import student_file
 from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir, to_json
 from kd_ray.scoring import input_of, stand_ins
 from kd_ray.session import Session
-from kd_ray.tables import EXPORT_MANIFEST, STUDENT_MANIFEST, Dataset
+from kd_ray.tables import EXPORT_MANIFEST, Dataset
 
 MANIFEST = EXPORT_MANIFEST
 BUNDLE = f"export/{deployed.BUNDLE}"
@@ -41,6 +42,14 @@ def export(config: Config, run: RunDir, session: Session, report: Report, finger
     return made.finish()
 
 
+def bundle_of(run: RunDir) -> dict[str, Any]:
+    """Return export/bundle.json as it was written. Raises ManifestError."""
+    manifest = run.manifest(MANIFEST)
+    if manifest is None:
+        raise ManifestError(f"{run}: has no finished export; finish it with `kd-ray run` first")
+    return dict(run.read_named(manifest, BUNDLE))
+
+
 class _Export:
     """The files of one export under way."""
 
@@ -50,7 +59,7 @@ class _Export:
         self.data = Dataset.open(run)
         self.judge = Judge.of(config, self.data)
         self.spec = spec_of(config.student.model, self.data)
-        self.weights = load(run.read_checked(_student_file(run)))
+        self.weights = load(run.read_checked(student_file(run)))
         self.files: list[FileRecord] = []
         self.bundle = self._bundle()
 
@@ -89,9 +98,7 @@ class _Export:
         self._write("MODEL_CARD.md", card.text(self.config, self.run, self.data, self.bundle).encode())
         best = [entry["name"] for entry in self.bundle["variants"] if entry["recommended"]]
         summary = {"variants": len(self.bundle["variants"]), "recommended": best}
-        self.run.write_bytes(
-            MANIFEST, Manifest(fingerprint=self.fingerprint, files=self.files, summary=summary).to_json()
-        )
+        self.run.commit(MANIFEST, Manifest(fingerprint=self.fingerprint, files=self.files, summary=summary))
         size = self.bundle["variants"][0]["bytes"]
         self.report(1, 1, f"student.onnx, {size / 1000:.1f} kB, {len(self.bundle['variants']) - 1} variants")
         return summary
@@ -160,10 +167,3 @@ class _Export:
             "columns": deployed.as_json([[c["name"], c["input"]] for c in bundle["columns"]]),
             "missing_text": bundle["missing_text"],
         }
-
-
-def _student_file(run: RunDir) -> FileRecord:
-    manifest = run.manifest(STUDENT_MANIFEST)
-    if manifest is None:
-        raise ManifestError(f"{run}: has no finished student")
-    return next(record for record in manifest.files if record.path == "student/model.safetensors")

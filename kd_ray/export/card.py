@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from kd_ray.config import Config
+from kd_ray.judging import evaluation_of
 from kd_ray.rundir import RunDir
 from kd_ray.tables import Dataset
 from kd_ray.wording import LABELS, recovered
@@ -14,7 +15,7 @@ _SHOWN = 20
 
 def text(config: Config, run: RunDir, data: Dataset, bundle: dict[str, Any]) -> str:
     """Return MODEL_CARD.md. Texts of the user's (names of columns and classes) are set as code, escaped."""
-    evaluation = run.read_json("evaluation.json")
+    evaluation = evaluation_of(run)
     parts = [
         _header(config, data, evaluation),
         _about(config, run, data, evaluation),

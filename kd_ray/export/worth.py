@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from kd_ray.config import Config
+from kd_ray.judging import evaluation_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, selection_score, task_of
 
@@ -34,7 +35,7 @@ class Judge:
         learned = train.at(slice(None, None, -(-len(train.label_N) // LEARNED_ROWS)))
         return cls(
             task=task_of(data.schema),
-            evaluation=data.run.read_json("evaluation.json"),
+            evaluation=evaluation_of(data.run),
             learned=learned,
             chosen_by=valid if len(valid.label_N) else learned,
             judged_on="validation" if len(valid.label_N) else "training",

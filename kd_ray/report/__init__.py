@@ -20,12 +20,13 @@ def write(config: Config, run: RunDir, session: Session, report: Report, fingerp
     from kd_ray.report.page import of_run
     from kd_ray.report.sources import Sources
 
+    run.remove(MANIFEST)
     report(0, 2, "test rows")
     sources = Sources.of(config, run)
     report(1, 2, "figures")
     record = run.write_bytes(FILE, of_run(sources).encode())
     summary = {"bytes": record.bytes}
-    run.write_bytes(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary=summary).to_json())
+    run.commit(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary=summary))
     report(2, 2, FILE)
     return summary
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import yaml
 
+from kd_ray.finished import read_config
+from kd_ray.judging import evaluation_of
 from kd_ray.report.figures import Figure, Figures, count, duration, size, times, two_decimals
 from kd_ray.report.page import render
 from kd_ray.report.rows import metrics_shown
-from kd_ray.report.sources import evaluation_of, optional
+from kd_ray.report.sources import optional
 from kd_ray.rundir import RunDir
 from kd_ray.wording import LABELS
 
@@ -116,7 +118,7 @@ def _best(cells: list[Figure], better: int) -> frozenset[int]:
 
 def _differences(runs: list[RunDir]) -> list[tuple[str, list[str]]]:
     """Return the knobs that are not alike in all configs, with the value in each, an empty text where there is none."""
-    configs = [_flat(yaml.safe_load(run.read_bytes("config.yaml"))) for run in runs]
+    configs = [_flat(read_config(run).model_dump()) for run in runs]
     knobs = dict.fromkeys(key for config in configs for key in config)
     rows = [(key, [config.get(key, "") for config in configs]) for key in knobs if key not in BESIDE]
     return [(key, values) for key, values in rows if len(set(values)) > 1]

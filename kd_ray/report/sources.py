@@ -14,11 +14,10 @@ from kd_ray import tables
 from kd_ray.config import Config
 from kd_ray.distillation import ROLES
 from kd_ray.ensemble import member_manifest, spec_of
-from kd_ray.errors import ManifestError
 from kd_ray.groups import members
-from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
+from kd_ray.judging import ensemble_values, evaluation_of, replica_values
 from kd_ray.rundir import Manifest, RunDir
-from kd_ray.tables import STUDENT_MANIFEST, Dataset
+from kd_ray.tables import EXPORT_MANIFEST, STUDENT_MANIFEST, Dataset
 from kd_ray.tasks import task_of
 
 
@@ -64,7 +63,7 @@ class Sources:
             data=data,
             evaluation=evaluation_of(run),
             record=optional(run, "run.json") or {},
-            bundle=optional(run, "export/bundle.json"),
+            bundle=_bundle(run),
             latency=optional(run, "export/latency.json"),
             teachers=[member_manifest(run, member) for member in members(config.teachers)],
             histories=_histories(run),
@@ -89,16 +88,13 @@ class Sources:
         return next(iter(self.evaluation["recovered"]))
 
 
-def evaluation_of(run: RunDir) -> dict[str, Any]:
-    """Return evaluation.json as its manifest says it was written. Raises ManifestError."""
-    if run.manifest(EVALUATION_MANIFEST) is None:
-        raise ManifestError(f"{run}: has no finished evaluation; finish it with `kd-ray run` first")
-    found: dict[str, Any] = run.read_json(EVALUATION)
-    return found
-
-
 def optional(run: RunDir, path: str) -> dict[str, Any] | None:
     return run.read_json(path) if run.exists(path) else None
+
+
+def _bundle(run: RunDir) -> dict[str, Any] | None:
+    manifest = run.manifest(EXPORT_MANIFEST)
+    return run.read_named(manifest, "export/bundle.json") if manifest else None
 
 
 def _answers(config: Config, data: Dataset) -> Answers:

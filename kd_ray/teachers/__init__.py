@@ -100,12 +100,13 @@ def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistak
 def _adopt(member: Member, data: Dataset, fingerprint: str) -> None:
     """Copy a member that is trained already into the run; one given by columns lies in the data."""
     files = []
+    data.run.remove(member.manifest)
     if member.group.kind == "saved":
         content = saved.content_of(member.group, spec_of(member.group.model, data))
         files = [data.run.write_bytes(f"{member.folder}/{saved.file_of(member.group)}", content)]
     summary = {"seed": member.number, "kind": member.group.kind, "columns": None}
     manifest = Manifest(fingerprint=member.fingerprint(fingerprint), files=files, summary=summary)
-    data.run.write_bytes(member.manifest, manifest.to_json())
+    data.run.commit(member.manifest, manifest)
 
 
 def _cut(missing: list[Member], actors: int, pack_size: int | None) -> list[list[int]]:
@@ -209,5 +210,5 @@ def _commit(config: Config, data: Dataset, fingerprint: str, trained: int, secon
         summary["weights"] = weight_M.tolist()
     files = [record for member in every for record in member_manifest(data.run, member).files]
     manifest = Manifest(fingerprint=fingerprint, files=files, summary=summary)
-    data.run.write_bytes(TEACHERS_MANIFEST, manifest.to_json())
+    data.run.commit(TEACHERS_MANIFEST, manifest)
     return summary

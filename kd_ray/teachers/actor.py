@@ -56,6 +56,8 @@ class TeacherActor:
     def train(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
         """Yield {progress} each epoch, then {progress, member, metric, score, rows} for each member written."""
         pack = [self.work.members[number] for number in numbers]
+        for member in pack:
+            self.work.data.run.remove(member.manifest)
         if pack[0].group.kind == "mlp":
             yield from self._train_networks(pack)
         elif pack[0].group.kind == "torch":
@@ -142,7 +144,7 @@ class TeacherActor:
             **facts,
         }
         manifest = Manifest(fingerprint=member.fingerprint(self.work.fingerprint), files=[record], summary=summary)
-        self.work.data.run.write_bytes(member.manifest, manifest.to_json())
+        self.work.data.run.commit(member.manifest, manifest)
         metric = next(iter(self.task.measures))
         return {
             "progress": 1.0,

@@ -13,6 +13,7 @@ from typing import Any
 from kd_ray import proposals, recovery, search, trials
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
+from kd_ray.finished import CONFIG, write_config
 from kd_ray.pipeline import STAGES, Steps, fingerprints
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.recovery import Measure
@@ -39,14 +40,14 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
         proposals.check_installed()
     here = RunDir.at(config.storage, config.name)
     progress = progress or Silent()
-    with here.writing(), Session(address) as session:
+    with here.writing(progress.note) as here, Session(address) as session:
         settings = _settings(config)
         _check_same_search(here, settings)
         _soft_targets(config, here, session, progress)
         data = Dataset.open(here)
         if not data.files("valid"):
             raise ConfigError("tune: chooses by the validation rows and the table has none; set data.split.valid")
-        here.write_json(SETTINGS, settings)
+        here.write_sealed(SETTINGS, settings)
         with progress.stage("tune") as report:
             return _search(config, data, session, report, settings)
 
@@ -54,8 +55,8 @@ def tune(config: Config, *, address: str | None = None, progress: Progress | Non
 def _soft_targets(config: Config, here: RunDir, session: Session, progress: Progress) -> None:
     steps = Steps(config, here, session, progress)
     before = STAGES[:3]
-    if not all(steps.finished(stage) for stage in before) or not here.exists("config.yaml"):
-        here.write_bytes("config.yaml", config.to_yaml().encode())
+    if not all(steps.finished(stage) for stage in before) or not here.exists(CONFIG):
+        write_config(here, config)
     for stage in before:
         steps.do(stage)
 
@@ -98,7 +99,7 @@ def _search(
         going = search.promoted(scores, config.tune.eta, course.measure, always=0)
         course.train(going, rung, until)
     board = _leaderboard(course, len(data.rows("valid").row_id_N), settings)
-    data.run.write_json(LEADERBOARD, board)
+    data.run.write_sealed(LEADERBOARD, board)
     return board
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from kd_ray import interrupts
 from kd_ray.cli import main
+from kd_ray.rundir import RunDir
 
 pytestmark = pytest.mark.e2e
 
@@ -86,7 +87,7 @@ def test_bench_prints_what_it_wrote_and_report_takes_it_up(made: str, tmp_path: 
     done = kd_ray(tmp_path, "bench", made, "--brief", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found == json.loads(Path(made, "export/latency.json").read_text())
+    assert found == RunDir.at(*made.rsplit("/", 1)).read_json("export/latency.json")
     written = kd_ray(tmp_path, "report", made)
     assert (written.returncode, written.stdout) == (0, f"{made}/report.html\n"), written.stderr
     assert 'data-key="latency.models.student.threads.1.1.p50"' in Path(made, "report.html").read_text()

@@ -25,10 +25,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import check_estimator
 
-from kd_ray import Result, load_student
+from kd_ray import Config, Result, finished, load_student
 from kd_ray.data import generated
 from kd_ray.errors import ConfigError, DataError, ManifestError
 from kd_ray.predict import predict
+from kd_ray.rundir import RunDir
 from kd_ray.session import Session
 
 pytestmark = pytest.mark.ray
@@ -258,7 +259,7 @@ def test_a_table_that_is_not_as_in_training_is_refused_and_nothing_is_written(
             r"student.int8.onnx: must have .* bytes as export/manifest",
         ),
         (lambda run: flip(run / "export/student.onnx"), r"student.onnx: is not what its manifest says"),
-        (lambda run: newer(run / "data/manifest.json"), r"data/manifest.json: has format 99, this version reads 2"),
+        (lambda run: newer(run / "data/manifest.json"), r"data/manifest.json: has format 99, this version reads 3"),
     ],
 )
 def test_scoring_refuses_a_damaged_run(
@@ -274,7 +275,7 @@ def test_code_that_a_run_names_is_imported_only_where_it_is_trusted(copy: Path, 
     pq.write_table(raw, tmp_path / "rows.parquet")
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["teachers"]["groups"] = [{"kind": "torch", "count": 4, "estimator": "no_such_module_of_anyones.Net"}]
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    finished.write_config(RunDir.at(str(copy.parent), copy.name), Config.of(config))
     with pytest.raises(
         ConfigError, match=r"needs the code no_such_module_of_anyones.Net, .* say --trust if you trust it"
     ):

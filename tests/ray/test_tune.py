@@ -53,7 +53,7 @@ def test_the_leaderboard_has_every_combination_and_the_best_has_the_best_score(
     searched: tuple[Path, dict[str, Any]],
 ) -> None:
     storage, board = searched
-    assert json.loads((storage / "small/tune/leaderboard.json").read_text()) == board
+    assert RunDir.at(str(storage), "small").read_json("tune/leaderboard.json") == board
     entries = board["combinations"]
     grid = [(t, rate, units) for t in (1.0, 3.0) for rate in (1e-3, 1e-2) for units in ([8], [6, 4])]
     # The recipe's own rate, 2e-3, is no value of the grid.

@@ -11,7 +11,7 @@ from made_run import REGRESSION, SCRIPT, at, classification, config_of, export, 
 
 from kd_ray import report
 from kd_ray.errors import ManifestError
-from kd_ray.rundir import RunDir
+from kd_ray.rundir import Manifest, RunDir
 
 TWO = classification(SCRIPT, "$x_1$ & <b>")
 
@@ -187,7 +187,9 @@ def test_a_run_without_a_control_or_a_parameter_count_is_shown_by_what_it_has(tm
     evaluation = run.read_json("evaluation.json")
     evaluation["parameters"] |= {"teacher": None, "ensemble": None, "compression": None}
     del evaluation["metrics"]["augmented_control"], evaluation["replica_means"]["augmented_control"]
-    run.write_json("evaluation.json", evaluation | {"recovered_by_augmentation": None})
+    record = run.write_json("evaluation.json", evaluation | {"recovered_by_augmentation": None})
+    run.remove("evaluation.manifest.json")
+    run.commit("evaluation.manifest.json", Manifest(fingerprint="e", files=[record], summary={}))
     run.remove("run.json")
     page = Page(written(run))
     assert "size of the student" in page.text
