@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import machine
-from tests.chaos import crashes, damage, diverge, full, kills, order, owners, store, workers
+from tests.chaos import crashes, damage, diverge, full, fuzz, kills, order, owners, store, workers
 from tests.chaos.harness import Place, Row
 
 CASES: dict[str, Callable[[Place], list[Row]]] = {
@@ -25,6 +25,8 @@ CASES: dict[str, Callable[[Place], list[Row]]] = {
     "store": store.store,
     "diverge": diverge.diverge,
     "damage": damage.damage,
+    "fuzz-configs": fuzz.configs,
+    "fuzz-runs": fuzz.directories,
 }
 
 
