@@ -3,9 +3,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 S3_READY := .venv/s3/.ready
+MOTO_READY := .venv/moto/.ready
 CHROMIUM := /usr/bin/chromium
+STRACE := /usr/bin/strace
 
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test bench chaos lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -20,6 +22,9 @@ test: lint $(S3_READY) $(CHROMIUM)  ## lint, then every test
 
 bench: $(READY)  ## measure kd_ray against the plain loop
 	$(PY) -m benchmarks
+
+chaos: $(READY) $(S3_READY) $(MOTO_READY) $(STRACE)  ## kill, fill, damage and fuzz runs: hours; CHAOS="driver=5 order" for less
+	$(PY) -m tests.chaos $(CHAOS)
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -45,6 +50,15 @@ $(S3_READY): tests/s3-server.txt | $(READY)
 	@$(PY) -m venv --clear .venv/s3
 	@.venv/s3/bin/python -m pip install -q --disable-pip-version-check -r tests/s3-server.txt
 	@touch $@
+
+$(MOTO_READY): tests/s3-second-server.txt | $(READY)
+	@$(PY) -m venv --clear .venv/moto
+	@.venv/moto/bin/python -m pip install -q --disable-pip-version-check -r tests/s3-second-server.txt
+	@touch $@
+
+$(STRACE):
+	-@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace >/dev/null; }
 
 # The report's tests open it in a real browser. Where it cannot be installed they say what is missing.
 $(CHROMIUM):

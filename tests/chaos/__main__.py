@@ -16,6 +16,7 @@ CASES: dict[str, Callable[[Place], list[Row]]] = {
     "driver": kills.driver,
     "signals": kills.signals,
     "crashes": crashes.crashes,
+    "crashes-after-ray": crashes.after_ray,
     "s3-crashes": crashes.s3_crashes,
     "owners": owners.owners,
     "order": order.order,
@@ -28,6 +29,9 @@ CASES: dict[str, Callable[[Place], list[Row]]] = {
     "fuzz-configs": fuzz.configs,
     "fuzz-runs": fuzz.directories,
 }
+
+
+DEFAULT = [name for name in CASES if name != "crashes-after-ray"]  # which is a part of crashes
 
 
 def do(name: str, place: Place) -> list[Row]:
@@ -46,18 +50,22 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME[=COUNT]", help=f"of {', '.join(CASES)}, and how often; all by default"
+    )
     parser.add_argument("--seed", type=int, default=0, help="repeats a case (default 0)")
-    parser.add_argument("--count", type=int, help="how often; each case has a default of its own")
+    parser.add_argument("--count", type=int, help="how often where that is not given; else each case's own default")
     parser.add_argument("--json", type=Path, help="append a line of JSON for each row to this file")
     asked = parser.parse_args()
-    if unknown := set(asked.names) - set(CASES):
+    wanted = [name.partition("=")[::2] for name in asked.names or DEFAULT]
+    if unknown := {name for name, _ in wanted} - set(CASES):
         parser.error(f"unknown case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        place = Place(Path(folder), asked.seed, asked.count)
-        for name in asked.names or CASES:
+        place = Place(Path(folder), asked.seed)
+        for name, count in wanted:
             print(f"running {name} ...", file=sys.stderr, flush=True)
+            place.count = int(count) if count else asked.count
             for row in do(name, place):
                 rows.append(row)
                 line = json.dumps({"seed": asked.seed, **vars(row)})

@@ -65,13 +65,18 @@ class Bench:
         return nursery.forked(work, log=log)
 
 
-def crashes(place: Place) -> list[Row]:
+def after_ray(place: Place) -> list[Row]:
+    """Local disk, the stages that need no Ray."""
+    return crashes(place, ("the rest",), case="crashes-after-ray")
+
+
+def crashes(place: Place, parts: tuple[str, ...] = tuple(PARTS), case: str = "crashes") -> list[Row]:
     """Local disk: operations of the os module, pyarrow's local file system and open."""
     reference = Reference.made(place, **FEW)
     nursery.preload()
     rows = []
-    for part in PARTS:
-        row = Row("crashes", f"local, {part}: os._exit before and after each operation")
+    for part in parts:
+        row = Row(case, f"local, {part}: os._exit before and after each operation")
         with _bench(place, reference, part) as bench:
             _local(bench, part, row)
         rows.append(row)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _damages(place: Place, path: Path, ranges: int) -> Iterator[tuple[str, bytes
     content = path.read_bytes()
     bounds = [round(i * len(content) / ranges) for i in range(ranges + 1)]
     draw = place.random("damage", path.name)
-    for first, past in zip(bounds, bounds[1:], strict=False):
+    for first, past in pairwise(bounds):
         if first == past:
             continue
         at, bit = draw.randrange(first, past), draw.randrange(8)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 from tests.chaos import nursery, oracle
 from tests.chaos.crashes import cluster
@@ -25,37 +26,35 @@ def diverge(place: Place) -> list[Row]:
     nursery.preload()
     reference = place.reference
     with cluster(place, workers=1) as address:
-        for k in range(1, MEMBERS)[:: max(1, 11 // place.times(11))]:
-            groups = [
-                {"kind": "mlp", "count": MEMBERS - k, "model": {"hidden": [4], "dropout": []}},
-                {"kind": "torch", "count": k, "estimator": BROKEN},
-            ]
+        for k in range(1, MEMBERS, max(1, 11 // place.times(11))):
             for row, allowed in zip(rows, (k, k - 1), strict=True):
                 with place.scratch("diverge") as storage:
-                    config = place.config(teachers={"groups": groups, "allow_failures": allowed})
-
-                    def work(config=config, storage=storage) -> None:
-                        from kd_ray import Config, run
-                        from kd_ray.errors import KdRayError
-
-                        try:
-                            run(
-                                Config.from_yaml(config),
-                                storage=str(storage),
-                                address=address,
-                                progress=nursery.Until("student"),
-                            )
-                        except KdRayError as error:
-                            print(f"kd-ray: {error}")
-                            raise SystemExit(error.exit_code) from None
-
-                    ended = nursery.forked(work, log=storage / "log", seconds=240)
-                    problems = complaints(ended.said)
+                    ended = _run(place, storage, address, k, allowed)
                     check = _goes_on if allowed == k else _stops
-                    row.add(
-                        f"{k} of {MEMBERS}, {allowed} may", problems + check(ended, storage / "default", k, reference)
-                    )
+                    problems = complaints(ended.said) + check(ended, storage / "default", k, reference)
+                    row.add(f"{k} of {MEMBERS}, {allowed} may", problems)
     return rows
+
+
+def _run(place: Place, storage: Path, address: str, k: int, allowed: int) -> nursery.Ended:
+    groups = [
+        {"kind": "mlp", "count": MEMBERS - k, "model": {"hidden": [4], "dropout": []}},
+        {"kind": "torch", "count": k, "estimator": BROKEN},
+    ]
+    path = place.config(teachers={"groups": groups, "allow_failures": allowed})
+
+    def work() -> None:
+        from kd_ray import Config, run
+        from kd_ray.errors import KdRayError
+
+        config = Config.from_yaml(path)
+        try:
+            run(config, storage=str(storage), address=address, progress=nursery.Until("student"))
+        except KdRayError as error:
+            print(f"kd-ray: {error}")
+            raise SystemExit(error.exit_code) from None
+
+    return nursery.forked(work, log=storage / "log", seconds=240)
 
 
 def _goes_on(ended: nursery.Ended, run, k: int, reference: Reference) -> list[str]:

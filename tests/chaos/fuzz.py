@@ -75,7 +75,7 @@ def _in_chunks(place: Place, row: Row, count: int, work: Callable[[int, int, Tel
         told.unlink()
         log.unlink()
     rate = row.tried / (time.monotonic() - begun)
-    row.notes = f"{rate:,.0f} a second; " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common(8))
+    row.notes = f"{rate:,.0f} a second; " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common(20))
 
 
 def _teller(path: Path) -> Tell:
@@ -155,7 +155,8 @@ def _run_chunk(base: Path, seed: int, count: int, tell: Tell) -> None:
             read = draw.choices(list(hostile.READS), [weight for weight, _ in hostile.READS.values()])[0]
             what = f"{i}: {read} after {done}"
             with watch.allowing(run, outer / "out"):
-                problem = _read(hostile.READS[read][1], run, outer, tell)
+                became, problem = _read(hostile.READS[read][1], run, outer)
+            tell("was", f"{read} {became}")
             problems = [*([problem] if problem else []), *watch.seen(), *hostile.touched(outer)]
             for problem in problems:
                 tell("problem", f"{what}: {problem}")
@@ -165,8 +166,8 @@ def _run_chunk(base: Path, seed: int, count: int, tell: Tell) -> None:
         shutil.rmtree(outer, ignore_errors=True)
 
 
-def _read(read: Callable[[Path, Path], None], run: Path, outer: Path, tell: Tell) -> str | None:
-    """Do one read in this process; return how it broke its word, None where it kept it."""
+def _read(read: Callable[[Path, Path], None], run: Path, outer: Path) -> tuple[str, str | None]:
+    """Do one read in this process; return what became of it, and how it broke its word or None."""
     from kd_ray.errors import KdRayError
 
     (outer / "out").mkdir(exist_ok=True)
@@ -175,16 +176,13 @@ def _read(read: Callable[[Path, Path], None], run: Path, outer: Path, tell: Tell
         with _bounded(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             read(run, outer / "out")
     except KdRayError as error:
-        tell("was", f"refused: {type(error).__name__}")
         text = str(error)
-        return None if text and len(text) < 20_000 else f"says {len(text)} characters"
+        fault = None if text and len(text) < 20_000 else f"says {len(text)} characters"
+        return f"refused: {type(error).__name__}", fault
     except SystemExit as error:
-        tell("was", f"exit {error.code}")
-        return None if error.code in (None, 0, 1, 2) else f"exit code {error.code}"
+        return f"exit {error.code}", None if error.code in (None, 0, 1, 2) else f"exit code {error.code}"
     except nursery.Enough:
-        tell("was", "would do it again")
+        return "would do it again", None
     except BaseException as error:
-        return f"{type(error).__name__}: {error!s:.300} {_where(error)}"
-    else:
-        tell("was", "read")
-    return "said a traceback" if "Traceback (most" in said.getvalue() else None
+        return "fault", f"{type(error).__name__}: {error!s:.300} {_where(error)}"
+    return "read", "said a traceback" if "Traceback (most" in said.getvalue() else None

@@ -281,7 +281,7 @@ def _config(run: Path, outer: Path, draw: random.Random) -> str:
     except (yaml.YAMLError, TypeError, IndexError, KeyError):
         where, new, text = (), "bomb", "a: &a [x]\n" + "".join(f"{c}: &{c} [*{chr(ord(c) - 1)}]\n" for c in "bcdefg")
     _put(path, text.encode("utf-8", "surrogatepass"))
-    return f"config {'.'.join(map(str, where))} = {new!r:.60}"
+    return f"config {'.'.join(map(str, where))} = {new!r:.60}{_signed(run, path, draw)}"
 
 
 _MUTATIONS = (_bytes, _bytes, _json, _json, _json, _gone, _exchanged, _linked, _odd, _pickled, _config)

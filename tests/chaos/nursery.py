@@ -61,8 +61,8 @@ def preload() -> None:
 
     import kd_ray
 
-    assert matplotlib.figure and onnxruntime.quantization and ray.data and ray.train.torch
-    assert sklearn.datasets and sklearn.model_selection
+    every = (matplotlib.figure, onnxruntime.quantization, ray.data, ray.train.torch, sklearn.datasets)
+    assert all((*every, sklearn.model_selection))
     for module in pkgutil.walk_packages(kd_ray.__path__, "kd_ray."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

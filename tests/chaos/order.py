@@ -46,7 +46,7 @@ class Call:
 
 
 def calls(trace: str) -> list[Call]:
-    """Return the calls that succeeded; one that another process's interrupts in the trace has a beginning and an end."""
+    """Return the calls that succeeded; in the trace a call may begin and end on different lines."""
     found: list[Call] = []
     open_: dict[str, Call] = {}
     for at, line in enumerate(trace.splitlines()):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos import nursery, oracle
@@ -89,7 +90,7 @@ def _at_once(place: Place, reference: Reference) -> Row:
             pids = [nursery.fork(_work(reference, folder, HOLD_SECONDS, at), log) for log in logs]
             ended = [nursery.waited(pid, 120, log) for pid, log in zip(pids, logs, strict=True)]
             spans = _spans(folder / "owners")
-            problems = [f"owners {a} and {b} overlap" for a, b in zip(spans, spans[1:], strict=False) if b[0] < a[1]]
+            problems = [f"owners {a} and {b} overlap" for a, b in pairwise(spans) if b[0] < a[1]]
             problems += [problem for one in ended for problem in complaints(one.said)]
             problems += [f"ended with {one.code}: {one.said[-200:]!r}" for one in ended if one.code not in (0, 2)]
             busy = [one for one in ended if one.code == 2]

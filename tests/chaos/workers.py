@@ -207,41 +207,64 @@ def nodes(place: Place) -> list[Row]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     others = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
-    killed: list[str] = []
+    killed = 0
     try:
         for i in range(place.times(20)):
             while len(others) < 2:
                 others.append(cluster.add_node(num_cpus=1))
             cluster.wait_for_nodes()
-            stage = ("teachers", "soft_targets")[i // 2 % 2]
-            with place.scratch("node") as folder:
-                run = base(reference, folder, stage)
-                ended = threading.Event()
-                after, replaced = draw.uniform(0, 12), i % 2 == 0
-
-                def kill() -> None:
-                    if not ended.wait(after):
-                        cluster.remove_node(others.pop(draw.randrange(2)), allow_graceful=False)
-                        killed.append(stage)
-                        if replaced and not ended.wait(3):
-                            others.append(cluster.add_node(num_cpus=1))
-
-                killer = threading.Thread(target=kill)
-                killer.start()
-                log = folder / "log"
-                done = nursery.forked(
-                    lambda: print(*do_stage(reference.config, folder, stage, cluster.address) or ["well"]),
-                    log=log,
-                    seconds=400,
-                )
-                ended.set()
-                killer.join()
-                found = oracle.content(run)
-                wanted = {name: digest for name, digest in reference.content.items() if _is_of(name, stage)}
-                problems = [] if done.said.strip().endswith("well") else [f"{done.code}: {done.said[-300:]!r}"]
-                problems += oracle.differences(wanted, {name: found[name] for name in wanted if name in found})
-                row.add(f"{i}: {stage}, after {after:.1f} s, {'replaced' if replaced else 'not replaced'}", problems)
+            stage, after, is_replaced = ("teachers", "soft_targets")[i // 2 % 2], draw.uniform(0, 12), i % 2 == 0
+            killer = NodeKiller(cluster, others, draw.randrange(2), after, is_replaced)
+            problems = _on_cluster(place, reference, stage, cluster.address, killer)
+            killed += killer.has_killed
+            how = "replaced" if is_replaced else "not replaced"
+            row.add(f"{i}: {stage}, after {after:.1f} s, {how}", problems)
     finally:
         cluster.shutdown()
-    row.notes = f"{len(killed)} raylets killed in mid-stage"
+    row.notes = f"{killed} raylets killed in mid-stage"
     return [row]
+
+
+class NodeKiller:
+    """Kills a raylet some time after the block begins, and perhaps has another node join 3 s later."""
+
+    def __init__(self, cluster: Any, others: list[Any], which: int, after: float, is_replaced: bool) -> None:
+        self.cluster, self.others, self.which = cluster, others, which
+        self.after, self.is_replaced, self.has_killed = after, is_replaced, False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> "NodeKiller":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        if self._ended.wait(self.after):
+            return
+        self.cluster.remove_node(self.others.pop(self.which), allow_graceful=False)
+        self.has_killed = True
+        if self.is_replaced and not self._ended.wait(3):
+            self.others.append(self.cluster.add_node(num_cpus=1))
+
+
+def _on_cluster(place: Place, reference: Reference, stage: str, address: str, killer: NodeKiller) -> list[str]:
+    """Do a stage by a driver of its own, while `killer` is at work."""
+
+    def work() -> None:
+        if problems := do_stage(reference.config, folder, stage, address):
+            print(*problems)
+            raise SystemExit(1)
+
+    with place.scratch("node") as folder:
+        run = base(reference, folder, stage)
+        pid = nursery.fork(work, folder / "log")
+        with killer:
+            done = nursery.waited(pid, 400, folder / "log")
+        found = oracle.content(run)
+        wanted = {name: digest for name, digest in reference.content.items() if _is_of(name, stage)}
+        problems = [f"{done.code}: {done.said[-300:]!r}"] if done.code else []
+        return problems + oracle.differences(wanted, {name: found[name] for name in wanted if name in found})
