@@ -4,10 +4,11 @@ PY := .venv/bin/python
 READY := .venv/.ready
 S3_READY := .venv/s3/.ready
 MOTO_READY := .venv/moto/.ready
+AUDIT_READY := .venv/audit/.ready
 CHROMIUM := /usr/bin/chromium
 STRACE := /usr/bin/strace
 
-.PHONY: help setup demo test bench chaos lint clean
+.PHONY: help setup demo test bench chaos lint audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -30,6 +31,12 @@ lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+audit: $(AUDIT_READY)  ## compare the pinned versions with the published advisories; needs the network
+	@sed '/^#/d' constraints.txt > .venv/audit/pinned.txt
+	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps -r .venv/audit/pinned.txt || { \
+	  echo "make audit: a known vulnerability, or the registry did not answer for a package: see above." \
+	    "Where it did not answer, nothing was audited." >&2; exit 1; }
 
 clean:  ## remove .venv, caches and build outputs; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -59,6 +66,13 @@ $(MOTO_READY): tests/s3-second-server.txt | $(READY)
 $(STRACE):
 	-@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace >/dev/null; }
+
+# In an environment of its own, so that the auditor is not part of what is audited.
+$(AUDIT_READY): | $(READY)
+	@$(PY) -m venv --clear .venv/audit
+	@.venv/audit/bin/python -m pip install -q --disable-pip-version-check "pip-audit==2.10.1" || { \
+	  echo "make audit: pip-audit cannot be installed; it needs the network. Nothing was audited." >&2; exit 1; }
+	@touch $@
 
 # The report's tests open it in a real browser. Where it cannot be installed they say what is missing.
 $(CHROMIUM):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import deploy, labelling, preprocessing, recovery, speed, tables, transfer, tune
+from benchmarks import deploy, keeping, labelling, preprocessing, recovery, speed, tables, transfer, tune
 from benchmarks.harness import Row, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "transfer": transfer.transfer,
     "deploy": deploy.deploy,
     "tune": tune.tune,
+    "keeping": keeping.keeping,
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from kd_ray.latency import cpu
+from kd_ray.machine import cpu
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 900

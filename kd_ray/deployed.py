@@ -33,6 +33,8 @@ def load_student(run: str | Path, variant: str = "student", *, threads: int = 0)
     bundle = read_bundle(folder)
     entry = entry_of(bundle, variant)
     path = folder / entry["file"]
+    if path.resolve().parent != folder.resolve():
+        raise ManifestError(f"{path}: must lie in {folder} itself, and be no symbolic link out of it")
     try:
         content = path.read_bytes()
     except OSError as error:

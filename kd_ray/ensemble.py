@@ -18,9 +18,10 @@ from kd_ray.estimators import Problem
 from kd_ray.groups import Member, columns_of, members, saw
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.rundir import Manifest, RunDir
+from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.tables import TEACHERS_MANIFEST, Dataset
 from kd_ray.tasks import task_of
+from kd_ray.tensors import read_weights
 
 
 def spec_of(model: knobs.Model, data: Dataset | Problem) -> MLP:
@@ -51,6 +52,14 @@ def member_manifest(run: RunDir, member: Member) -> Manifest:
     if manifest is None:
         raise ManifestError(f"{run}/{member.manifest}: is missing; run again to train it")
     return manifest
+
+
+def file_of(run: RunDir, member: Member) -> FileRecord:
+    """Return the file that holds a member. Raises ManifestError where there is none."""
+    files = member_manifest(run, member).files
+    if len(files) != 1:
+        raise ManifestError(f"{run}/{member.manifest}: must name one file; it names {len(files)}")
+    return files[0]
 
 
 Say = Callable[[torch.Tensor, np.ndarray | None], torch.Tensor]
@@ -132,7 +141,7 @@ def load_ensemble(run: RunDir, teachers: knobs.Teachers, seed: int, device: str 
 def _packed(run: RunDir, networks: list[Member], spec: MLP, teachers: knobs.Teachers, seed: int, device: str) -> Say:
     pack = PackedMLP(spec, len(networks), device)
     for k, member in enumerate(networks):
-        pack.load(k, load(run.read_checked(member_manifest(run, member).files[0])))
+        pack.load(k, read_weights(run, file_of(run, member), spec))
         if member.group.kind == "mlp":
             pack.show(k, columns_of(member.number, spec.n_features, teachers, seed))
     return lambda features_ND, word_NX: pack.logits(features_ND)
@@ -140,8 +149,8 @@ def _packed(run: RunDir, networks: list[Member], spec: MLP, teachers: knobs.Teac
 
 def _alone(run: RunDir, member: Member, problem: Problem, device: str) -> Say:
     manifest = member_manifest(run, member)
-    content, columns = run.read_checked(manifest.files[0]), manifest.summary["columns"]
-    says = _says(member, content, problem, device)
+    file, columns = file_of(run, member), manifest.summary["columns"]
+    says = _says(member, run.read_checked(file), problem, device)
 
     def logits(features_ND: torch.Tensor, word_NX: np.ndarray | None) -> torch.Tensor:
         seen_ND = features_ND.cpu().numpy()

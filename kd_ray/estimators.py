@@ -115,7 +115,20 @@ def save(kind: str, model: Any) -> bytes:
 
 
 def load(kind: str, content: bytes, problem: Problem, name: str) -> Says:
-    """Return what asks a stored estimator. Raises ManifestError where it names types we do not trust."""
+    """Return what asks a stored estimator.
+
+    Raises ManifestError where it names types we do not trust, or is not in its library's format.
+    """
+    try:
+        return _load(kind, content, problem, name)
+    except ManifestError:
+        raise
+    except Exception as error:  # what three libraries raise at bytes that are not theirs
+        why = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise ManifestError(f"{name}: its {FILES[kind]} cannot be read as {kind}'s: {why}") from None
+
+
+def _load(kind: str, content: bytes, problem: Problem, name: str) -> Says:
     if kind == "sklearn":
         return says(_unpacked(content, name), problem)
     if kind == "xgboost":
@@ -153,7 +166,16 @@ def _named(content: bytes) -> list[str]:
 
 
 def _strange(named: list[str]) -> list[str]:
-    return [kind for kind in named if not kind.startswith(TRUSTED)]
+    return [kind for kind in named if not (kind.startswith(TRUSTED) and _is_class(kind))]
+
+
+def _is_class(kind: str) -> bool:
+    """Whether a trusted package's name is a type: a function that a model names would be called with its words."""
+    module, _, name = kind.rpartition(".")
+    try:
+        return inspect.isclass(getattr(importlib.import_module(module), name, None))
+    except ImportError:
+        return False
 
 
 def _make(group: Group, seed: int, problem: Problem) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kd_ray.config import Config
 from kd_ray.distillation import ROLES
@@ -18,6 +17,7 @@ from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import FileRecord, RunDir
 from kd_ray.tables import STUDENT_MANIFEST, Dataset
+from kd_ray.tensors import read, weights_of
 
 EVALUATION = "evaluation.json"
 EVALUATION_MANIFEST = "evaluation.manifest.json"
@@ -58,13 +58,12 @@ def replica_values(run: RunDir, spec: MLP, features_ND: torch.Tensor) -> Iterato
         record = next((r for r in manifest.files if r.path == f"{role}/replicas.safetensors"), None)
         if record is None:
             continue
-        tensors = load(run.read_checked(record))
+        tensors = read(run, record)
         count = manifest.summary["replicas"]
         pack = PackedMLP(spec, count)
         best = run.read_named(manifest, f"{role}/metrics.json")["replica"]
         for k, replica in enumerate([best, *(r for r in range(count) if r != best)]):
-            prefix = f"{replica}/"
-            pack.load(k, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            pack.load(k, weights_of(tensors, spec, f"{run}/{record.path}", f"{replica}/"))
         with torch.no_grad():
             yield role, pack.logits(features_ND).numpy()
 

@@ -6,7 +6,6 @@ Axes: B rows of a call, M members, K members of a pack, D features.
 
 import contextlib
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -17,19 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kd_ray import deployed
 from kd_ray.config import Config
-from kd_ray.ensemble import load_ensemble, member_manifest, spec_of
+from kd_ray.ensemble import file_of, load_ensemble, member_manifest, spec_of
 from kd_ray.errors import RunError
 from kd_ray.finished import open_run
 from kd_ray.groups import members
 from kd_ray.judging import student_file
+from kd_ray.machine import cpu
 from kd_ray.models import MLP
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, RunDir
 from kd_ray.tables import Dataset
+from kd_ray.tensors import read_weights
 
 FILE = "export/latency.json"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -156,7 +156,7 @@ class Models:
 
 def _module(data: Dataset, spec: MLP, file: FileRecord) -> torch.nn.Module:
     module = spec.module().eval()
-    module.load_state_dict(load(data.run.read_checked(file)))
+    module.load_state_dict(read_weights(data.run, file, spec))
     return module
 
 
@@ -166,7 +166,7 @@ def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor
     every = members(config.teachers)
     for member in every:
         if member.is_network:
-            file = member_manifest(data.run, member).files[0]
+            file = file_of(data.run, member)
             says.append(_module(data, spec_of(member.group.model, data), file))
     others = [member.number for member in every if not member.is_network and member.group.kind != "columns"]
     if others:
@@ -228,13 +228,6 @@ def main(storage: str, name: str, model: str) -> None:
     for _ in range(10):
         call()
     print(Path("/proc/self/status").read_text())
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager

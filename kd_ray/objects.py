@@ -14,9 +14,6 @@ from typing import Any
 import pyarrow.fs as pafs
 
 SECONDS = 120.0
-_BOUNDED: dict[str, Any] = {
-    "retry_config": {"max_retries": 6, "retry_timeout": datetime.timedelta(seconds=SECONDS)},
-}
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,8 @@ class Objects:
 
     uri: str
     filesystem: pafs.FileSystem
+    seconds: float = SECONDS
+    """After which a put that is tried again and again is given up."""
 
     def put(self, path: str, content: bytes) -> None:
         """Write an object whole. Raises OSError."""
@@ -66,15 +65,16 @@ class Objects:
         from obstore.store import GCSStore, S3Store
 
         parts = urllib.parse.urlsplit(self.uri)
-        limits: Any = {"timeout": f"{SECONDS:.0f}s", "connect_timeout": "10s"}
+        limits: Any = {"timeout": f"{self.seconds:.0f}s", "connect_timeout": "10s"}
+        retry: Any = {"max_retries": 8, "retry_timeout": datetime.timedelta(seconds=self.seconds)}
         if parts.scheme in ("gs", "gcs"):
-            return GCSStore(parts.netloc, client_options=limits, **_BOUNDED)
+            return GCSStore(parts.netloc, client_options=limits, retry_config=retry)
         if parts.scheme != "s3":
             return None
         endpoint = _endpoint(dict(urllib.parse.parse_qsl(parts.query)))
         config: Any = {"region": self.filesystem.region, **({"endpoint": endpoint} if endpoint else {})}
         options: Any = {**limits, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
-        return S3Store(parts.netloc, config=config, client_options=options, **_BOUNDED)
+        return S3Store(parts.netloc, config=config, client_options=options, retry_config=retry)
 
 
 def _in_parts(content: bytes, mode: str) -> bool:

@@ -9,6 +9,7 @@ Axes: K members, B rows, D features, I and O units in and out of a layer, C clas
 """
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,10 @@ import torch
 
 from kd_ray.inputs import PackedInputs
 from kd_ray.models import MLP
+
+# Without it MKL rounds by where in memory a member's numbers begin: on some cores a member's bits would then depend on
+# its place in the pack. It looks at its first product, and is no slower for it.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _ALIGN = 16  # floats in a cache line: what updates all weights in one loop then has no scalar tail
 _DROP_BITS = 1 << 16

@@ -39,6 +39,7 @@ class Stage:
     read_by_others: str | None = None
 
 
+RECORD = "run.json"
 NEEDS_RAY = ("teachers", "soft_targets")  # the student asks for it where it has workers
 
 STAGES = (
@@ -191,7 +192,7 @@ class Steps:
             "driver_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **facts,
         }
-        self.run.write_sealed("run.json", self.record)
+        self.run.write_sealed(RECORD, self.record)
         if stage.name == "data":
             self._say_if_batches_are_cut(summary["rows"]["train"])
 
@@ -233,9 +234,9 @@ class Steps:
         packages = ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
         versions: dict[str, str] = {package: version(package) for package in packages}
         stages: dict[str, dict[str, Any]] = {}
-        if self.run.exists("run.json"):
+        if self.run.exists(RECORD):
             with contextlib.suppress(KdRayError, KeyError, TypeError):
-                stages.update(self.run.read_json("run.json")["stages"])
+                stages.update(self.run.read_json(RECORD)["stages"])
         return {
             "versions": {"python": platform.python_version(), **versions},
             "host": platform.node(),

@@ -130,7 +130,7 @@ def _write(out: str, tables: Iterator[pa.Table], total: int, report: Report) -> 
     rows, writer = 0, None
     try:
         for table in tables:
-            writer = writer or pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True)
+            writer = writer or _writer(aside, table.schema)
             writer.write_table(table)
             rows += table.num_rows
             report(rows, total, f"{rows:,} of {total:,} rows scored")
@@ -148,6 +148,12 @@ def _write(out: str, tables: Iterator[pa.Table], total: int, report: Report) -> 
             writer.close()
         aside.unlink(missing_ok=True)
     return rows
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Fractions go without a dictionary: each differs, and looking for those that do not took most of the time."""
+    repeat = [column.name for column in schema if not pa.types.is_floating(column.type)]
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, use_dictionary=repeat)
 
 
 def check_out(out: str) -> None:

@@ -3,7 +3,6 @@
 How a file appears and a stage becomes finished is written down in commits.py, who may write in lock.py.
 """
 
-import contextlib
 import hashlib
 import os
 import posixpath
@@ -190,7 +189,7 @@ class RunDir:
         if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
             raise ManifestError(
                 f"{self}/{record.path}: is not what its manifest says (sha256 {record.sha256[:12]}): it was changed or "
-                "damaged; kd-ray run makes it anew"
+                "damaged; kd-ray verify --forget and then kd-ray run make it anew"
             )
         return content
 
@@ -245,14 +244,12 @@ class RunDir:
 
         `tell` hears of an owner that may be dead and is waited for. Raises RunBusyError, StorageError.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                if self.is_local:
-                    commits.make_folder(self.root)
-                epoch = stack.enter_context(lock.held(self, tell))
-            except (OSError, StorageError) as error:
-                why = _reason(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
-                raise StorageError(f"{self}: cannot be written: {why}") from None
+        try:
+            if self.is_local:
+                commits.make_folder(self.root)
+        except OSError as error:
+            raise StorageError(f"{self}: cannot be written: {_reason(error)}") from None
+        with lock.held(self, tell) as epoch:
             yield replace(self, epoch=epoch)
 
 

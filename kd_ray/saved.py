@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Group
 from kd_ray.models import MLP
+from kd_ray.tensors import misfit
 
 WEIGHTS, ONNX = "model.safetensors", "model.onnx"
 
@@ -41,17 +41,11 @@ def content_of(group: Group, spec: MLP) -> bytes:
 
 def _check_weights(content: bytes, spec: MLP, path: Path) -> None:
     try:
-        found = {name: tuple(value.shape) for name, value in load(content).items()}
+        found = load(content)
     except SafetensorError as error:
         raise ConfigError(f"teachers.groups: saved: {path}: is no safetensors file: {error}") from None
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in spec.module().state_dict().items()}
-    if found != wanted:
-        name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
-        raise ConfigError(
-            f"teachers.groups: saved: {path}: must hold the weights of the group's model; {name} must be "
-            f"{wanted.get(name, 'absent')}, found {found.get(name, 'absent')}"
-        )
+    if why := misfit(found, spec):
+        raise ConfigError(f"teachers.groups: saved: {path}: must hold the weights of the group's model; {why}")
 
 
 def session_of(content: bytes, name: str, threads: int = 1) -> Any:

@@ -11,13 +11,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from kd_ray.errors import ManifestError
 from kd_ray.preprocess import Preprocessor
-from kd_ray.rundir import FileRecord, Manifest, RunDir
+from kd_ray.rundir import LARGE_BYTES, FileRecord, Manifest, RunDir
 
 
 def fixed_lists(values_NX: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:
@@ -68,14 +70,32 @@ def read(run: RunDir, record: FileRecord, columns: list[str] | None = None) -> p
     """Return a table whose file is what its manifest says. Raises ManifestError."""
     content = run.read_checked(record)
     try:
-        table = pq.read_table(pa.BufferReader(content), columns=columns, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            _check(run, record, file, columns)
+            return file.read(columns)
+    except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{run}/{record.path}: is not readable Parquet: {error}") from None
-    if record.rows is not None and table.num_rows != record.rows:
-        raise ManifestError(
-            f"{run}/{record.path}: must hold {record.rows} rows as its manifest says; it holds {table.num_rows}"
-        )
-    return table
+
+
+def _check(run: RunDir, record: FileRecord, file: pq.ParquetFile, columns: list[str] | None) -> None:
+    """Raise ManifestError where there are other rows than were written, or more than memory holds: few bytes of
+    Parquet can stand for very many.
+    """
+    rows, schema = file.metadata.num_rows, file.schema_arrow
+    if record.rows not in (None, rows):
+        raise ManifestError(f"{run}/{record.path}: must hold {record.rows} rows as its manifest says; it holds {rows}")
+    if absent := set(columns or ()) - set(schema.names):
+        raise ManifestError(f"{run}/{record.path}: must have the column {sorted(absent)[0]!r}; it has not")
+    need = rows * sum(_width(field.type) for field in schema if columns is None or field.name in columns)
+    if need > LARGE_BYTES and need > psutil.virtual_memory().available:
+        raise ManifestError(f"{run}/{record.path}: its {rows:,} rows need {need:,} bytes, more memory than is free")
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value, at the least."""
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    return -(-kind.bit_width // 8) if pa.types.is_primitive(kind) else 1
 
 
 PARENTS = ("train", "unlabelled")
@@ -188,7 +208,11 @@ class Dataset:
     def preprocessor(self) -> Preprocessor:
         """What was fitted to the training rows. Raises ManifestError where its file is not what was written."""
         record = self._record("data/preprocess.safetensors")
-        return Preprocessor.of(self.schema["preprocess"], load(self.run.read_checked(record)))
+        content = self.run.read_checked(record)
+        try:
+            return Preprocessor.of(self.schema["preprocess"], load(content))
+        except SafetensorError as error:
+            raise ManifestError(f"{self.run}/{record.path}: is no safetensors file: {error}") from None
 
     def sample(self) -> pa.Table:
         """Return some training rows as they came, at most SAMPLE_ROWS."""

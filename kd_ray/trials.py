@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.fs as pafs
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from kd_ray import knobs
 from kd_ray.distillation import STUDENT_STREAM, members_of, objective
@@ -25,6 +25,7 @@ from kd_ray.rundir import Manifest, RunDir, fingerprint
 from kd_ray.search import Combination, Tried, student_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, task_of
+from kd_ray.tensors import read_weights
 from kd_ray.training import Rates, Recipe, Streams, fit
 from kd_ray.transfer_set import read_transfer_set
 
@@ -160,11 +161,9 @@ def valid_rows(work: Work, every: Sequence[Combination], tried: Tried) -> np.nda
     """Return a finished combination's part in the metric on each validation row, from its weights, shape [N]."""
     manifest = work.run.manifest(f"{PACKS}/{tried.pack}/manifest.json")
     assert manifest is not None
-    prefix = f"{tried.number}/"
-    tensors = load(work.run.read_checked(manifest.files[0]))
     data = Dataset.open(work.run)
     packed = PackedMLP(spec_of(student_of(work.student, every[tried.number]).model, data), 1)
-    packed.load(0, {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
+    packed.load(0, read_weights(work.run, manifest.files[0], packed.spec, f"{tried.number}/"))
     row_N = rows_of(packed, task_of(data.schema), data.rows("valid"), work.metric)[0]
     assert row_N is not None
     return row_N

@@ -60,9 +60,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 @app.command(epilog="Examples:  kd-ray verify runs/default   |   kd-ray verify s3://bucket/runs/churn --json")
 def verify(
-    run: AnyRun, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, sound or not.")] = False
+    run: AnyRun,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget what is damaged, so that the next kd-ray run makes it anew.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, sound or not.")] = False,
 ) -> None:
-    """Compare every file of a run with its manifest: size, sha256, rows. Reads all of it; changes nothing.
+    """Compare every file of a run with its manifest: size, sha256, rows. All of it is read.
 
     Exit code 0 where all is as it was written, 2 where something is damaged, with a line for each thing that is.
     """
@@ -71,12 +75,13 @@ def verify(
 
     here = find_run(run)
     with interruptible(), display() as progress, progress.stage("verify") as report:
-        found = keeping.verify(here, report)
+        found = keeping.verify(here, report, forget=forget)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         raise typer.Exit(2 if found["wrong"] else 0)
     if found["wrong"]:
-        raise DamagedError("\n".join(found["wrong"]))
+        then = "kd-ray run makes it anew" if forget else "--forget has kd-ray run make it anew"
+        raise DamagedError("\n".join([*found["wrong"], f"{len(found['wrong'])} damaged: {then}"]))
     typer.echo(f"{here}: every file that its {found['manifests']} manifests name is as it was written")
 
 

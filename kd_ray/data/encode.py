@@ -59,7 +59,8 @@ def fit(plan: Plan, how: knobs.Preprocess, driver: Driver) -> Preprocessor:
 class WriteJob:
     """Encode a unit's rows and write each split's into files of its own. Returns the files by split.
 
-    `label_N` is int32 or float32, None for rows without; a row's id is `offset` more than its place in the source.
+    `label_N` is whole numbers or float32, None for rows without; a row's id is `offset` more than its place in the
+    source.
     """
 
     run: RunDir
@@ -119,7 +120,7 @@ def write(
 
     Files of a split come in order of their rows' ids.
     """
-    label_type = pa.int32() if label_N.dtype == np.int32 else pa.float32()
+    label_type = pa.float32() if label_N.dtype.kind == "f" else pa.int32()
     jobs = [
         WriteJob(
             run=run,

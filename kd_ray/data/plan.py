@@ -183,8 +183,7 @@ class _Maker:
             stratify = self.data.split.stratify and labels.classes is not None
             with self.mistakes.gathering():
                 by = labels.values_N if stratify else None
-                parts = splits.draw(len(labels.values_N), self.data.split, by, group_N)
-                split_N = splits.codes(parts, len(labels.values_N))
+                split_N = splits.drawn(len(labels.values_N), self.data.split, by, group_N)
         if split_N is not None and labels is not None and labels.classes is not None:
             self.mistakes.add(*unseen(labels, split_N))
         return split_N

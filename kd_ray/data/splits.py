@@ -9,6 +9,8 @@ from kd_ray.knobs import Split
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+MANY = 2_000_000
+"""Rows beyond which scikit-learn's 23 bytes a row are too many."""
 
 
 def draw(
@@ -21,11 +23,9 @@ def draw(
     """
 
     def cut(ids: np.ndarray, size: float, key: str) -> tuple[np.ndarray, np.ndarray]:
-        held = int(size) if size >= 1 else math.ceil(size * len(ids))
-        if not size:
+        held = _held(len(ids), size, key)
+        if not held:
             return ids, ids[:0]
-        if held >= len(ids):
-            raise DataError(f"data.split.{key}: must leave rows to train on; it takes {held} of {len(ids)} rows")
         label = None if label_N is None else label_N[ids]
         if group_N is not None:
             kept, cut_off = _cut_groups(ids, held, config.seed, label, group_N[ids], key)
@@ -38,6 +38,14 @@ def draw(
     rest, test = cut(np.arange(n_rows, dtype=np.int32 if n_rows < 2**31 else np.int64), config.test, "test")
     train, valid = cut(rest, config.valid, "valid")
     return {"train": train, "valid": valid, "test": test}
+
+
+def _held(n_rows: int, size: float, key: str) -> int:
+    """Return how many rows a size takes: a share, or a number of rows. Raises DataError where none are left."""
+    held = int(size) if size >= 1 else math.ceil(size * n_rows)
+    if held and held >= n_rows:
+        raise DataError(f"data.split.{key}: must leave rows to train on; it takes {held} of {n_rows} rows")
+    return held
 
 
 def _cut_rows(
@@ -74,12 +82,39 @@ def _cut_groups(
     return ids[kept], ids[cut_off]
 
 
-def codes(parts: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
-    """Return each row's split as its place in SPLITS, int8."""
+def drawn(n_rows: int, config: Split, label_N: np.ndarray | None, group_N: np.ndarray | None) -> np.ndarray:
+    """Return each row's split as its place in SPLITS, int8: as `draw` draws it, or in little memory for many rows."""
+    if n_rows > MANY and group_N is None:
+        return _drawn_of_many(n_rows, config, label_N)
     split_N = np.empty(n_rows, np.int8)
-    for name, ids in parts.items():
+    for name, ids in draw(n_rows, config, label_N, group_N).items():
         split_N[ids] = SPLITS.index(name)
     return split_N
+
+
+def _drawn_of_many(n_rows: int, config: Split, label_N: np.ndarray | None) -> np.ndarray:
+    """Shuffle each class's rows and cut it; the classes' parts of a split differ from their shares by less than 1."""
+    test = _held(n_rows, config.test, "test")
+    valid = _held(n_rows - test, config.valid, "valid")
+    count_C = np.array([n_rows]) if label_N is None else np.bincount(label_N)
+    test_C = _shared(test, count_C)
+    valid_C = _shared(valid, count_C - test_C)
+    split_N, kind = np.full(n_rows, TRAIN, np.int8), np.int32 if n_rows < 2**31 else np.int64
+    rng = np.random.default_rng(config.seed)
+    for c, (in_test, in_valid) in enumerate(zip(test_C, valid_C, strict=True)):
+        own = np.arange(n_rows, dtype=kind) if label_N is None else np.flatnonzero(label_N == c)
+        rng.shuffle(own)
+        split_N[own[:in_test]] = TEST
+        split_N[own[in_test : in_test + in_valid]] = VALID
+    return split_N
+
+
+def _shared(held: int, count_C: np.ndarray) -> np.ndarray:
+    """Share out `held` rows by the classes' counts; the largest remainders get what is left."""
+    exact_C = held * count_C / count_C.sum()
+    share_C = np.floor(exact_C).astype(np.int64)
+    share_C[np.argsort(share_C - exact_C, kind="stable")[: held - share_C.sum()]] += 1
+    return share_C
 
 
 def overlap(split_N: np.ndarray, value_N: np.ndarray) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from kd_ray.data.texts import MAX_CELL
 
 UNIQUE_ROWS = 1 << 20
+FEW = 127  # codes of one byte
 SUM_TOLERANCE = 1e-3  # probabilities in float16 or of three decimals add up to no better
 
 
@@ -162,14 +163,30 @@ class Survey:
         )
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a column that was held, over all rows."""
-        return pa.chunked_array(self.held[name]).unify_dictionaries()
+        """Return a column that was held, over all rows: codes of one dictionary, or numbers that are no codes."""
+        chunks = self.held[name]
+        levels = [chunk.dictionary for chunk in chunks if pa.types.is_dictionary(chunk.type)]
+        if len(levels) < len(chunks) or len(pc.unique(pa.concat_arrays(levels))) > FEW:
+            chunks = [_widened(chunk) for chunk in chunks]
+        return pa.chunked_array(chunks).unify_dictionaries()
 
 
 def _coded(column: pa.ChunkedArray) -> pa.Array:
-    """One array; texts as codes, since few differ."""
+    """One array, as codes of one byte where few values differ: this is what is kept of every row."""
     whole = column.combine_chunks()
-    return pc.dictionary_encode(whole) if pa.types.is_string(whole.type) else whole
+    coded = pc.dictionary_encode(whole)
+    if len(coded.dictionary) <= FEW:
+        return pa.DictionaryArray.from_arrays(coded.indices.cast(pa.int8()), coded.dictionary)
+    return coded if pa.types.is_string(whole.type) else whole
+
+
+def _widened(chunk: pa.Array) -> pa.Array:
+    """Texts as codes of four bytes, numbers as they came."""
+    if not pa.types.is_dictionary(chunk.type):
+        return chunk
+    if pa.types.is_string(chunk.type.value_type):
+        return chunk.cast(pa.dictionary(pa.int32(), pa.string()))
+    return chunk.dictionary_decode()
 
 
 def _unsound(table: pa.Table, first_row: int) -> tuple[int, int]:

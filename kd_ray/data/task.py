@@ -20,7 +20,8 @@ Where = Callable[[int], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """`values_N`: the class of each row as its place in `classes`, int32; of a regression (no classes) float64."""
+    """`values_N`: the class of each row as its place in `classes`, in as few bytes as they take; of a regression (no
+    classes) float64."""
 
     classes: list[str] | None
     values_N: np.ndarray
@@ -57,13 +58,18 @@ def value_type(column: pa.ChunkedArray) -> pa.DataType:
     return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(value_type(column)).to_numpy()
+
+
 def _is_measured(column: pa.ChunkedArray) -> bool:
-    whole = not pa.types.is_floating(column.type) or pc.all(pc.equal(column, pc.round(column))).as_py()
-    return not whole or pc.count_distinct(column).as_py() > MAX_WHOLE_CLASSES
+    values = column.chunk(0).dictionary if pa.types.is_dictionary(column.type) else column
+    whole = not pa.types.is_floating(values.type) or pc.all(pc.equal(values, pc.round(values))).as_py()
+    return not whole or pc.count_distinct(values).as_py() > MAX_WHOLE_CLASSES
 
 
 def _regression(name: str, column: pa.ChunkedArray, mistakes: Mistakes) -> Labels | None:
-    values_N = column.to_numpy().astype(np.float64)
+    values_N = _numbers(column).astype(np.float64)
     if len(values_N) and values_N.min() == values_N.max():
         mistakes.add(f"column {name!r}: the target must vary; every value is {values_N[0]:g}")
         return None
@@ -76,8 +82,8 @@ def _classification(name: str, column: pa.ChunkedArray, kind: pa.DataType, mista
         coded = pc.dictionary_encode(coded)
     values = coded.dictionary.to_pylist()
     order = sorted(range(len(values)), key=lambda code: values[code])
-    place = np.empty(len(values), np.int32)
-    place[order] = np.arange(len(values), dtype=np.int32)
+    place = np.empty(len(values), np.min_scalar_type(len(values)))
+    place[order] = np.arange(len(values))
     labels = Labels(
         classes=[_text(values[code]) for code in order],
         values_N=place[coded.indices.to_numpy()],
@@ -113,7 +119,7 @@ def weights_of(name: str, column: pa.ChunkedArray, where: Where, mistakes: Mista
     if not is_number(kind):
         mistakes.add(f"column {name!r}: data.columns.weight must be numbers; it is {kind}")
         return None
-    weight_N = column.to_numpy().astype(np.float32)
+    weight_N = _numbers(column).astype(np.float32)
     below = np.flatnonzero(weight_N < 0)
     if len(below):
         mistakes.add(f"{where(int(below[0]))}: column {name!r}: weights must be at least 0; {len(below):,} are below")

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 
 import onnx
-from safetensors.torch import load
 
 from kd_ray import deployed, latency, raw
 from kd_ray.config import Config
@@ -25,6 +24,7 @@ from kd_ray.rundir import FileRecord, Manifest, RunDir, to_json
 from kd_ray.scoring import input_of, stand_ins
 from kd_ray.session import Session
 from kd_ray.tables import EXPORT_MANIFEST, Dataset
+from kd_ray.tensors import read_weights
 
 MANIFEST = EXPORT_MANIFEST
 BUNDLE = f"export/{deployed.BUNDLE}"
@@ -57,9 +57,9 @@ class _Export:
         self.config, self.run, self.fingerprint = config, run, fingerprint
         self.report, self.steps = report, 3 + config.export.int8 + len(config.export.pruning)
         self.data = Dataset.open(run)
-        self.judge = Judge.of(config, self.data)
+        self.judge = Judge.of(self.data)
         self.spec = spec_of(config.student.model, self.data)
-        self.weights = load(run.read_checked(student_file(run)))
+        self.weights = read_weights(run, student_file(run), self.spec)
         self.files: list[FileRecord] = []
         self.bundle = self._bundle()
 

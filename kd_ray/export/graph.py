@@ -12,6 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, compose, helper, numpy_helper
 
+from kd_ray.export.folding import fold
 from kd_ray.export.preprocessing import features_of
 from kd_ray.models import MLP
 from kd_ray.preprocess import Preprocessor
@@ -76,6 +77,7 @@ def join(
     student.opset_import.extend(opset_imports)
     model = compose.merge_models(before, student, io_map=[(features, "s.features")], name="student")
     _add_head(model.graph, task)
+    fold(model.graph)
     model.producer_name, model.producer_version = "kd-ray", facts["kd_ray_version"]
     helper.set_model_props(model, facts)
     onnx.checker.check_model(model, full_check=True)

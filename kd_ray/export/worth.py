@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from kd_ray.config import Config
 from kd_ray.judging import evaluation_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, selection_score, task_of
@@ -30,7 +29,7 @@ class Judge:
     test: Rows
 
     @classmethod
-    def of(cls, config: Config, data: Dataset) -> "Judge":
+    def of(cls, data: Dataset) -> "Judge":
         train, valid = data.rows("train"), data.rows("valid")
         learned = train.at(slice(None, None, -(-len(train.label_N) // LEARNED_ROWS)))
         return cls(
@@ -44,17 +43,24 @@ class Judge:
 
     def selection(self, network: onnx.ModelProto) -> float:
         """Return the metric that chooses, lower is better."""
-        values_NC = values(network, self.chosen_by.features_ND)
-        return selection_score(self.task, values_NC, self.task.truth(self.chosen_by.label_N))
+        return selection_score(self.task, values(network, self.chosen_by.features_ND), self._chosen_truth_N)
+
+    @property
+    def _chosen_truth_N(self) -> np.ndarray:
+        return self.task.truth(self.chosen_by.label_N)
 
     def worth(self, network: onnx.ModelProto) -> dict[str, Any]:
         """Return test metrics, recovered shares of means over replicas, and the chosen rows' first measure."""
         test_NC, chosen_NC = (values(network, rows.features_ND) for rows in (self.test, self.chosen_by))
         metrics = self.task.scores(self.task.says(test_NC), self.task.truth(self.test.label_N))
         name = next(iter(self.task.measures))
-        chosen = self.task.scores(self.task.says(chosen_NC), self.task.truth(self.chosen_by.label_N))[name]
+        chosen_N = self.task.rows(self.task.says(chosen_NC), self._chosen_truth_N)[name]
         recovered = {measure: self._recovered(measure, metrics) for measure in self.task.measures}
-        return {"metrics": metrics, "recovered": recovered, "judged": {name: chosen}}
+        return {
+            "metrics": metrics,
+            "recovered": recovered,
+            "judged": {name: float(self.task.measures[name].of_mean(chosen_N.mean()))},
+        }
 
     def _recovered(self, measure: str, metrics: dict[str, Any]) -> float | None:
         """The share of the ensemble's edge over the mean baseline; None where there is none."""

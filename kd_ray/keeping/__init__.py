@@ -1,6 +1,7 @@
 """A run looked after: where it stands, whether its files are whole, and what killed attempts left in it."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from kd_ray.finished import CONFIG_MANIFEST, read_config
 from kd_ray.groups import members
 from kd_ray.keeping.leavings import Leaving, leavings, sweep
 from kd_ray.keeping.reasons import attributed, changes
-from kd_ray.pipeline import STAGES, Stage, fingerprints
+from kd_ray.pipeline import RECORD, STAGES, Stage, fingerprints
 from kd_ray.progress import Report
 from kd_ray.rundir import RunDir
+from kd_ray.verifying import Damage
 
-__all__ = ["Leaving", "clean", "leavings", "status", "verify"]
+__all__ = ["Leaving", "clean", "functions_of", "leavings", "status", "verify"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def status(run: RunDir, config: Config | None = None) -> dict[str, Any]:
 
 def _states(run: RunDir, config: Config, own: Config | None) -> list[State]:
     wanted = fingerprints(config)
-    reasons = attributed(changes(own, config), own, config, _functions_of) if own else {}
-    recorded = _or_none(lambda: run.read_json("run.json")["stages"]) or {}
+    reasons = attributed(changes(own, config), own, config, functions_of) if own else {}
+    recorded = _or_none(lambda: run.read_json(RECORD)["stages"]) or {}
     found: list[State] = []
     for stage in STAGES:
         manifest, why = _look(run, stage)
@@ -93,39 +95,47 @@ def _unknown_change(stage: Stage, before: list[State]) -> str:
     return f"{what} was made with another config, or by another version of kd-ray"
 
 
-def _functions_of(config: Config) -> dict[str, str]:
+def functions_of(config: Config) -> dict[str, str]:
     """What each stage is a function of; the teachers' stage of its very members, and how they are weighed, too."""
     prints, wanted = fingerprints(config), config.teachers
     made = [member.fingerprint(prints["teachers"]) for member in members(wanted)]
     return {**prints, "teachers": fingerprint(prints["teachers"], made, wanted.weights, wanted.clip)}
 
 
-def verify(run: RunDir, report: Report = lambda done, total, note: None) -> dict[str, Any]:
-    """Return as JSON how many manifests there are, and a line for each thing that is wrong with what they name."""
-    paths = verifying.manifests(run)
-    wrong = [damage.says for damage in verifying.damages(run, paths, report)]
-    recorded: dict[str, Any] = {}
-    for path in [path for path in run.sizes("") if path in SEALED]:
+def verify(run: RunDir, report: Report = lambda done, total, note: None, *, forget: bool = False) -> dict[str, Any]:
+    """Return as JSON how many manifests there are, and a line for each thing that is wrong with what they name.
+
+    `forget` removes the manifests of what is damaged, so that the next run makes it anew. Raises RunBusyError then,
+    where the run is written.
+    """
+    with run.writing() if forget else contextlib.nullcontext(run) as here:
+        paths = verifying.manifests(here)
+        found = [*verifying.damages(here, paths, report), *_sealed_damages(here, paths)]
+        forgotten = sorted({damage.manifest for damage in found}) if forget else []
+        for path in forgotten:
+            here.remove(path)
+    wrong = list(dict.fromkeys(damage.says for damage in found))
+    return {"run": str(run), "manifests": len(paths), "wrong": wrong, "forgotten": forgotten}
+
+
+def _sealed_damages(run: RunDir, manifests: list[str]) -> Iterator[Damage]:
+    """Yield what is wrong with JSON that no manifest names, and manifests that should be there."""
+    recorded: Any = {}
+    for path in filter(run.exists, SEALED):
         try:
             value = run.read_json(path)
-            recorded = value["stages"] if path == "run.json" else recorded
-        except (KdRayError, KeyError, TypeError) as error:
-            wrong.append(str(error) if isinstance(error, KdRayError) else f"{run}/{path}: is not what kd-ray writes")
-    wrong += [
-        f"{run}/{stage.manifest}: is missing; run.json says that the stage was finished"
-        for stage in STAGES
-        if stage.name in recorded and stage.manifest not in paths
-    ]
-    if CONFIG_MANIFEST not in paths:
-        wrong.append(f"{run}/{CONFIG_MANIFEST}: is missing; kd-ray run writes it")
-    return {
-        "run": str(run),
-        "manifests": len(paths),
-        "wrong": list(dict.fromkeys(wrong)),
-    }
+            recorded = value["stages"] if path == RECORD else recorded
+        except KdRayError as error:
+            yield Damage(path, path, str(error))
+        except (KeyError, TypeError):
+            yield Damage(path, path, f"{run}/{path}: is not what kd-ray writes; delete it and run again")
+    wanted = [CONFIG_MANIFEST, *(stage.manifest for stage in STAGES if stage.name in recorded)]
+    for path in wanted:
+        if path not in manifests:
+            yield Damage(path, path, f"{run}/{path}: is missing, though what it stands for was finished")
 
 
-SEALED = ("run.json", "export/latency.json", "tune/search.json", "tune/leaderboard.json")
+SEALED = (RECORD, "export/latency.json", "tune/search.json", "tune/leaderboard.json")
 """JSON that no manifest names; each holds a sha256 of itself."""
 
 

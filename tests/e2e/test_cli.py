@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,52 @@ def test_an_interrupt_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(
             if process.is_running():
                 process.kill()
     assert not (tmp_path / "default/report.html").exists()
+
+
+def test_of_two_runs_at_once_the_second_says_who_has_the_directory_and_leaves_it_alone(tmp_path: Path) -> None:
+    arguments = ["run", *SMALL, SLOW_TEACHERS, "--storage", str(tmp_path)]
+    run = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    try:
+        assert "started" in run.stderr.readline()
+        second = kd_ray(*arguments)
+        assert second.returncode == 2
+        assert f"{tmp_path}/default: is being written by process {run.pid} on " in second.stderr
+        assert "wait for it, or use another --name" in second.stderr
+        refused = kd_ray("clean", f"{tmp_path}/default")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert f"process {run.pid} on " in kd_ray("status", f"{tmp_path}/default").stdout
+    finally:
+        os.kill(run.pid, signal.SIGTERM)
+        run.communicate(timeout=60)
+
+
+def test_status_verify_and_clean_say_how_a_run_is_and_what_is_wrong_with_it(
+    first: subprocess.CompletedProcess[str], storage: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(storage / "first", tmp_path / "first")
+    run = str(tmp_path / "first")
+    stages = json.loads(kd_ray("status", run, "--json").stdout)["stages"]
+    assert [stage["state"] for stage in stages] == ["finished"] * 7
+    assert kd_ray("verify", run).returncode == 0
+    student = tmp_path / "first/export/student.onnx"
+    content = bytearray(student.read_bytes())
+    content[99] ^= 1
+    student.write_bytes(content)
+    (tmp_path / "first/data/train/00099.parquet").write_bytes(b"left")
+    damaged = kd_ray("verify", run, "--json")
+    assert damaged.returncode == 2
+    assert [line.split(":")[0] for line in json.loads(damaged.stdout)["wrong"]] == [str(student)]
+    said = kd_ray("verify", run, "--forget")
+    assert said.returncode == 2
+    assert f"kd-ray: {student}: is not what export/manifest.json says" in said.stderr
+    assert "1 damaged: kd-ray run makes it anew" in said.stderr
+    assert "export        missing" in kd_ray("status", run).stdout
+    assert kd_ray("clean", run).stdout == "data/train/00099.parquet\n"
+    again = kd_ray("run", *SMALL, "--storage", str(tmp_path), "--name", "first")
+    assert again.returncode == 0, again.stderr
+    assert "ray: started" not in again.stderr
+    assert kd_ray("verify", run).returncode == 0
 
 
 def test_a_killed_run_is_taken_up_and_ends_in_the_same_student(

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+
+from kd_ray import keeping
+from kd_ray.errors import RunBusyError
+from kd_ray.objects import Objects
+from kd_ray.rundir import Manifest, RunDir
 
 pytestmark = pytest.mark.e2e
 SERVER = Path(sys.prefix, "s3", "bin", "ministack")
@@ -51,7 +57,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             for name, value in env.items():
                 patch.setenv(name, value)
             put_rows()
-        yield env
+            yield env
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -85,3 +91,45 @@ def test_a_run_reads_from_s3_and_writes_to_it_and_is_taken_up_there(s3: dict[str
     assert done[1].stderr.count("finished before, kept") == done[1].stderr.count("\n") > 4
     assert not (tmp_path / "runs").exists()
     assert s3["AWS_SECRET_ACCESS_KEY"] not in done[0].stderr + done[0].stdout
+    run = RunDir.at("s3://rows-and-runs/runs", "small")
+    assert not any(s3["AWS_SECRET_ACCESS_KEY"].encode() in run.read_bytes(path) for path in run.sizes(""))
+    assert keeping.verify(run)["wrong"] == []
+    assert {stage["state"] for stage in keeping.status(run)["stages"]} == {"finished"}
+    assert keeping.clean(run) == []
+
+
+@pytest.mark.usefixtures("s3")
+def test_of_many_that_create_one_object_at_once_one_does_and_it_is_whole() -> None:
+    run = RunDir.at("s3://rows-and-runs/runs", "race")
+    contents = [os.urandom(1000) for _ in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(lambda content: run.create("commit.json", content), contents))
+    assert sum(made) == 1
+    assert run.read_bytes("commit.json") == contents[made.index(True)]
+
+
+@pytest.mark.usefixtures("s3")
+def test_one_process_has_a_run_on_s3_at_a_time_and_the_next_is_told_which(tmp_path: Path) -> None:
+    run = RunDir.at("s3://rows-and-runs/runs", "held")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    command = [sys.executable, "-m", "kd_ray.cli", "run", "config.yaml", "--name", "held"]
+    with run.writing() as ours:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2
+        assert f"s3://rows-and-runs/runs/held: is being written by process {os.getpid()} on" in done.stderr
+        ours.commit("data/manifest.json", Manifest(fingerprint="f", files=[], summary={}))
+    with run.writing() as later:
+        assert later.epoch == 2
+        with pytest.raises(RunBusyError, match="another process has committed it"):
+            later.commit("data/manifest.json", Manifest(fingerprint="g", files=[], summary={}))
+
+
+def test_a_store_that_does_not_take_the_credentials_is_an_error_without_them(
+    s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert s3["AWS_ACCESS_KEY_ID"] in os.environ.values()
+    objects = Objects("s3://rows-and-runs/runs", pafs.S3FileSystem(region="us-east-1"), seconds=2.0)
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:1") as caught:
+        objects.put("rows-and-runs/x", b"x")
+    assert s3["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)

@@ -192,13 +192,13 @@ def test_an_empty_text_that_is_a_category_is_not_taken_for_a_missing_one() -> No
         ({"grade": ["A"]}, r"column 'grade': must hold numbers, as in training; found .*'A'"),
     ],
 )
-def test_a_column_that_is_not_as_in_training_is_named(change: dict[str, Any], says: str) -> None:
+def test_a_column_that_is_not_as_in_training_is_named(exported: Exported, change: dict[str, Any], says: str) -> None:
     rows = {name: np.array(cells, object) for name, cells in table(drawn(1)).to_pydict().items()}
     rows |= {name: np.array(cells) for name, cells in change.items() if cells}
     for name in [name for name, cells in change.items() if cells is None]:
         del rows[name]
     with pytest.raises(DataError, match=says):
-        Exported(CLASSIFICATION).student.predict(rows)
+        exported.student.predict(rows)
 
 
 def test_a_file_that_is_none_of_ours_is_refused_with_the_reason(tmp_path: Path) -> None:
