@@ -66,7 +66,7 @@ class Reads:
         with self.place.scratch("read") as folder:
             out = folder / "out.parquet"
             words = tuple(out if word == "OUT" else word for word in words)
-            ended = nursery.forked(nursery.cli(*words), log=folder / "log", seconds=120)
+            ended = nursery.forked(nursery.cli(*words), log=folder / "log")
             made = made or (out if out.exists() else None)
             gave = "" if made is None or not made.exists() else _timeless(made.read_bytes(), run)
             if words[0] == "run":
@@ -90,7 +90,7 @@ class Reads:
                 raise SystemExit(error.exit_code) from None
 
         with self.place.scratch("read") as folder:
-            ended = nursery.forked(work, log=folder / "log", seconds=60)
+            ended = nursery.forked(work, log=folder / "log")
             return Outcome(ended.code, ended.said, ended.said)
 
 
@@ -177,7 +177,7 @@ def _verify(reads: Reads, run: Path, relative: str, expected: Expected, found: C
     if not knows("verify"):
         return None
     with reads.place.scratch("verify") as folder:
-        ended = nursery.forked(nursery.cli("verify", run), log=folder / "log", seconds=60)
+        ended = nursery.forked(nursery.cli("verify", run), log=folder / "log")
     if ended.code == 0:
         return ["verify says it is whole"]
     named = [] if relative in ended.said else [f"verify does not name {relative}: {ended.said[-200:]!r}"]

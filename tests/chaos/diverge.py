@@ -54,7 +54,7 @@ def _run(place: Place, storage: Path, address: str, k: int, allowed: int) -> nur
             print(f"kd-ray: {error}")
             raise SystemExit(error.exit_code) from None
 
-    return nursery.forked(work, log=storage / "log", seconds=240)
+    return nursery.forked(work, log=storage / "log")
 
 
 def _goes_on(ended: nursery.Ended, run, k: int, reference: Reference) -> list[str]:

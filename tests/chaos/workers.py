@@ -263,7 +263,7 @@ def _on_cluster(place: Place, reference: Reference, stage: str, address: str, ki
         run = base(reference, folder, stage)
         pid = nursery.fork(work, folder / "log")
         with killer:
-            done = nursery.waited(pid, 400, folder / "log")
+            done = nursery.waited(pid, nursery.LIMIT_SECONDS, folder / "log")
         found = oracle.content(run)
         wanted = {name: digest for name, digest in reference.content.items() if _is_of(name, stage)}
         problems = [f"{done.code}: {done.said[-300:]!r}"] if done.code else []
