@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import deploy, keeping, labelling, preprocessing, recovery, speed, tables, transfer, tune
+from benchmarks import deploy, keeping, labelling, preprocessing, recovery, scale, speed, tables, transfer, tune
 from benchmarks.harness import Row, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -23,6 +23,9 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "deploy": deploy.deploy,
     "tune": tune.tune,
     "keeping": keeping.keeping,
+    "overhead": scale.overhead,
+    "actors": scale.actors,
+    "nodes": scale.nodes,
 }
 
 

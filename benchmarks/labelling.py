@@ -13,12 +13,12 @@ from benchmarks.harness import Row, peak_memory
 from kd_ray import soft_targets
 from kd_ray.config import Config
 from kd_ray.ensemble import load_ensemble, spec_of
+from kd_ray.feeds import Streams
+from kd_ray.fingerprints import fingerprints
 from kd_ray.groups import members
-from kd_ray.pipeline import fingerprints
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.tables import Dataset
-from kd_ray.training import Streams
 
 COPIES = 10
 SMALL, LARGE = 1_000_000, 4_000_000
@@ -27,9 +27,9 @@ SMALL, LARGE = 1_000_000, 4_000_000
 def labelling(storage: Path, runs: int) -> list[Row]:
     """Rows a second between the first shard's end and the last's, on all cores; peak memory of any process."""
     with Session() as session:
-        rate, small_peak = _label(_prepared(storage, SMALL), session)
-        _, large_peak = _label(_prepared(storage, LARGE), session)
-    bare = _bare(_prepared(storage, SMALL)[1])
+        rate, small_peak = _label(prepared(storage, SMALL), session)
+        _, large_peak = _label(prepared(storage, LARGE), session)
+    bare = _bare(prepared(storage, SMALL)[1])
     return [
         Row(
             what="labelling 1,000,000 rows with 12 teachers, start-up excluded",
@@ -49,7 +49,7 @@ def labelling(storage: Path, runs: int) -> list[Row]:
     ]
 
 
-def _prepared(storage: Path, rows: int) -> tuple[Config, RunDir]:
+def prepared(storage: Path, rows: int) -> tuple[Config, RunDir]:
     """A run with data and untrained teachers: what they say costs the same."""
     config = Config.of(
         {

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Row, kd_ray, process, spread
+from kd_ray.feeds import Streams
 from kd_ray.losses import Loss, distillation, negentropy
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.training import Recipe, Streams, fit, take
+from kd_ray.training import Recipe, fit, take
 
 
 def against_plain(storage: Path, runs: int) -> list[Row]:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load
 
 from kd_ray import estimators, knobs, modules, saved
+from kd_ray.concurrency import in_order
 from kd_ray.config import Config
 from kd_ray.errors import ManifestError
 from kd_ray.estimators import Problem
@@ -62,6 +63,36 @@ def file_of(run: RunDir, member: Member) -> FileRecord:
     return files[0]
 
 
+def trained(run: RunDir, teachers: knobs.Teachers) -> list[Member]:
+    """Return the members of the ensemble: all but those that failed and were let go by `teachers.allow_failures`."""
+    manifest = run.manifest(TEACHERS_MANIFEST)
+    failed = {entry["seed"] for entry in manifest.summary.get("failed", [])} if manifest else set()
+    return [member for member in members(teachers) if member.number not in failed]
+
+
+def finished_members(run: RunDir, wanted: list[Member], teachers: str) -> dict[int, Manifest]:
+    """Return the manifests of those of `wanted` that are there with their fingerprint and whole files.
+
+    `teachers` is the fingerprint of what all members share. One listing tells which are there and their sizes.
+    """
+    sizes = run.sizes("teachers")
+    there = [member for member in wanted if member.manifest in sizes]
+
+    def found(member: Member) -> Manifest | None:
+        try:
+            return run.manifest(member.manifest)
+        except ManifestError:
+            return None
+
+    return {
+        member.number: manifest
+        for member, manifest in zip(there, in_order(found, there), strict=True)
+        if manifest
+        and manifest.fingerprint == member.fingerprint(teachers)
+        and all(sizes.get(record.path) == record.bytes for record in manifest.files)
+    }
+
+
 Say = Callable[[torch.Tensor, np.ndarray | None], torch.Tensor]
 """Features of rows, and their words (None for rows that have none), to logits_KNC."""
 
@@ -70,8 +101,9 @@ Say = Callable[[torch.Tensor, np.ndarray | None], torch.Tensor]
 class Ensemble:
     """All members, ready to say logits; networks of one architecture are a pack."""
 
+    members: list[Member]
     parts: list[tuple[list[int], Say]]
-    """Members' numbers, and what gives their logits."""
+    """Places of members in `members`, and what gives their logits."""
     weight_M: np.ndarray
     """Each member's weight in the mean; 1 where all are equal."""
     is_given_M: np.ndarray
@@ -103,33 +135,45 @@ class Ensemble:
         weight_MN = np.repeat(self.weight_M[:, None] * (have_words | ~self.is_given_M[:, None]), len(row_id_N), 1)
         if folds:
             for m in np.flatnonzero(~self.is_given_M):
-                weight_MN[m] *= ~(learned_N & saw(int(m), row_id_N, self.teachers, self.seed))
+                weight_MN[m] *= ~(learned_N & saw(self.members[m].number, row_id_N, self.teachers, self.seed))
         total_NC = torch.zeros_like(logits_MNC[0])
         for weight_N, logits_NC in zip(torch.from_numpy(weight_MN).to(logits_MNC), logits_MNC, strict=True):
             total_NC += weight_N.unsqueeze(1) * logits_NC
         return total_NC / torch.from_numpy(weight_MN.sum(0)).to(logits_MNC).unsqueeze(1)
 
 
-def load_ensemble(run: RunDir, teachers: knobs.Teachers, seed: int, device: str = "cpu", threads: int = 1) -> Ensemble:
-    """Return all members. Raises ManifestError where a file is not what was written."""
-    data, every = Dataset.open(run), members(teachers)
+def load_ensemble(
+    run: RunDir,
+    teachers: knobs.Teachers,
+    seed: int,
+    device: str = "cpu",
+    threads: int = 1,
+    *,
+    every: list[Member] | None = None,
+) -> Ensemble:
+    """Return all members, or those given. Raises ManifestError where a file is not what was written."""
+    data = Dataset.open(run)
+    every = trained(run, teachers) if every is None else every
     problem = problem_of(data, teachers, threads)
-    packs: dict[MLP, list[Member]] = {}
+    packs: dict[MLP, list[int]] = {}
     parts: list[tuple[list[int], Say]] = []
     words = 0
-    for member in every:
+    for place, member in enumerate(every):
         if member.is_network:
-            packs.setdefault(spec_of(member.group.model, data), []).append(member)
+            packs.setdefault(spec_of(member.group.model, data), []).append(place)
         elif member.group.kind == "columns":
-            parts.append(([member.number], _given(member, words, data, problem)))
+            parts.append(([place], _given(member, words, data, problem)))
             words += len(member.group.columns[0])
         else:
-            parts.append(([member.number], _alone(run, member, problem, device)))
-    for spec, networks in packs.items():
-        parts.append(([member.number for member in networks], _packed(run, networks, spec, teachers, seed, device)))
+            parts.append(([place], _alone(run, member, problem, device)))
     manifest = run.manifest(TEACHERS_MANIFEST)
+    records = {record.path.rpartition("/")[0]: record for record in manifest.files} if manifest else {}
+    for spec, places in packs.items():
+        networks = [every[place] for place in places]
+        parts.append((places, _packed(run, networks, records, spec, teachers, seed, device)))
     weights = manifest.summary.get("weights") if manifest else None
     return Ensemble(
+        members=every,
         parts=parts,
         weight_M=np.array(weights or [1.0] * len(every), np.float32),
         is_given_M=np.array([member.group.kind == "columns" for member in every]),
@@ -138,10 +182,21 @@ def load_ensemble(run: RunDir, teachers: knobs.Teachers, seed: int, device: str 
     )
 
 
-def _packed(run: RunDir, networks: list[Member], spec: MLP, teachers: knobs.Teachers, seed: int, device: str) -> Say:
+def _packed(
+    run: RunDir,
+    networks: list[Member],
+    records: dict[str, FileRecord],
+    spec: MLP,
+    teachers: knobs.Teachers,
+    seed: int,
+    device: str,
+) -> Say:
+    def weights_of(member: Member) -> dict[str, torch.Tensor]:
+        return read_weights(run, records.get(member.folder) or file_of(run, member), spec)
+
     pack = PackedMLP(spec, len(networks), device)
-    for k, member in enumerate(networks):
-        pack.load(k, read_weights(run, file_of(run, member), spec))
+    for k, (member, weights) in enumerate(zip(networks, in_order(weights_of, networks), strict=True)):
+        pack.load(k, weights)
         if member.group.kind == "mlp":
             pack.show(k, columns_of(member.number, spec.n_features, teachers, seed))
     return lambda features_ND, word_NX: pack.logits(features_ND)

@@ -11,6 +11,7 @@
     │   └── RunBusyError          another process is writing this run
     └── RunError                  the run cannot go on: exit code 1
         ├── TeacherFailedError    a member failed by itself, or lost its actor too often
+        ├── LabellingError        a file of the soft targets lost its worker too often
         └── ManifestError         files on disk are not what their manifest says
 
 Each is built from its message alone, so that it survives pickling on its way out of a Ray worker.
@@ -60,6 +61,10 @@ class RunError(KdRayError):
 
 
 class TeacherFailedError(RunError):
+    pass
+
+
+class LabellingError(RunError):
     pass
 
 

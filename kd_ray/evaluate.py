@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from kd_ray.config import Config
-from kd_ray.ensemble import spec_of
+from kd_ray.ensemble import spec_of, trained
 from kd_ray.errors import ManifestError
-from kd_ray.groups import members
 from kd_ray.judging import EVALUATION, EVALUATION_MANIFEST, ensemble_values, replica_values
 from kd_ray.metrics import Scores, mean_scores
 from kd_ray.models import MLP
@@ -55,7 +54,11 @@ def measure(config: Config, run: RunDir, session: Session, report: Report, finge
         "parameters": _parameters(config, data, spec),
         "bytes": _bytes(run),
         **_row_counts(run, data, test.label_N),
-        "teachers": [{"seed": seed, **of_one} for seed, of_one in enumerate(scores)],
+        "teachers": [
+            {"seed": member.number, **of_one}
+            for member, of_one in zip(trained(run, config.teachers), scores, strict=True)
+        ],
+        "failed_teachers": _failed(run),
     }
     record = run.write_json(FILE, result)
     run.commit(MANIFEST, Manifest(fingerprint=fingerprint, files=[record], summary={}))
@@ -114,7 +117,7 @@ def _row_counts(run: RunDir, data: Dataset, label_N: np.ndarray) -> dict[str, An
 
 def _parameters(config: Config, data: Dataset, student: MLP) -> dict[str, float | None]:
     """Parameters of a teacher, of all, and of the student; None where a teacher is no built-in network."""
-    every = members(config.teachers)
+    every = trained(data.run, config.teachers)
     counts = [spec_of(member.group.model, data).n_parameters if member.is_network else None for member in every]
     networks = [count for count in counts if count is not None]
     if len(networks) < len(every):
@@ -126,6 +129,12 @@ def _parameters(config: Config, data: Dataset, student: MLP) -> dict[str, float 
         "student": student.n_parameters,
         "compression": total / student.n_parameters,
     }
+
+
+def _failed(run: RunDir) -> list[dict[str, Any]]:
+    """The members that the ensemble goes without, each with its seed and the reason."""
+    manifest = run.manifest(TEACHERS_MANIFEST)
+    return list(manifest.summary.get("failed", [])) if manifest else []
 
 
 def _bytes(run: RunDir) -> dict[str, int]:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_ray import knobs
+from kd_ray.feeds import Streams
 from kd_ray.knobs import Group
 from kd_ray.rundir import fingerprint
-from kd_ray.training import Streams
 from kd_ray.transfer import FOLD, hashed
 
 TEACHER_STREAM = 1  # first word of a teacher's seed; a student's role has another
 _ROWS, _COLUMNS = range(2)  # what a random number of a member is for, beside its Streams
-OWN = {"count", "model", "groups", "resources", "pack_size", "weights", "clip"}
+OWN = {
+    *("count", "model", "groups", "weights", "clip"),
+    *("resources", "pack_size", "allow_failures", "deadline_seconds", "checkpoint_seconds"),
+}
 """Knobs of the teachers that are not shared by all members, or make none another: where, and how they are averaged."""
 
 

@@ -19,10 +19,9 @@ import torch
 
 from kd_ray import deployed
 from kd_ray.config import Config
-from kd_ray.ensemble import file_of, load_ensemble, member_manifest, spec_of
+from kd_ray.ensemble import file_of, load_ensemble, member_manifest, spec_of, trained
 from kd_ray.errors import RunError
 from kd_ray.finished import open_run
-from kd_ray.groups import members
 from kd_ray.judging import student_file
 from kd_ray.machine import cpu
 from kd_ray.models import MLP
@@ -163,15 +162,15 @@ def _module(data: Dataset, spec: MLP, file: FileRecord) -> torch.nn.Module:
 def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what asks the members one after the other, networks as plain torch modules, and averages."""
     says: list[Callable[[torch.Tensor], torch.Tensor]] = []
-    every = members(config.teachers)
+    every = trained(data.run, config.teachers)
     for member in every:
         if member.is_network:
             file = file_of(data.run, member)
             says.append(_module(data, spec_of(member.group.model, data), file))
-    others = [member.number for member in every if not member.is_network and member.group.kind != "columns"]
+    others = [place for place, member in enumerate(every) if not member.is_network and member.group.kind != "columns"]
     if others:
         ensemble = load_ensemble(data.run, config.teachers, config.seed, threads=threads)
-        alone = [say for numbers, say in ensemble.parts if len(numbers) == 1 and numbers[0] in others]
+        alone = [say for places, say in ensemble.parts if len(places) == 1 and places[0] in others]
         says += [lambda features_BD, say=say: say(features_BD, None)[0] for say in alone]  # type: ignore[misc]
 
     def mean(features_BD: torch.Tensor) -> torch.Tensor:
@@ -181,7 +180,8 @@ def _loop(config: Config, data: Dataset, threads: int) -> Callable[[torch.Tensor
 
 
 def _sizes(config: Config, data: Dataset, bundle: dict[str, Any]) -> dict[str, int]:
-    files = [record for member in members(config.teachers) for record in member_manifest(data.run, member).files]
+    every = trained(data.run, config.teachers)
+    files = [record for member in every for record in member_manifest(data.run, member).files]
     student = student_file(data.run).bytes
     teachers = sum(record.bytes for record in files)
     # Members that are columns of the table say nothing when asked: without others there is no ensemble to time.

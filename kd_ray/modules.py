@@ -12,9 +12,10 @@ import torch
 
 from kd_ray.errors import ConfigError, DivergedError
 from kd_ray.estimators import imported
+from kd_ray.feeds import Feed
 from kd_ray.knobs import Group
 from kd_ray.tables import Rows
-from kd_ray.training import Feed, Recipe
+from kd_ray.training import Recipe
 
 
 def make(group: Group, n_features: int, n_outputs: int) -> torch.nn.Module:

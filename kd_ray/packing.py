@@ -59,7 +59,7 @@ class PackedMLP:
 
     def _views(self, flat_P: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
         """Each layer's weight_KIO and bias_K1O, and the tables_KLE: contiguous, so that products write into them."""
-        views = [flat_P[start : start + math.prod(shape)].view(shape) for start, shape in self._blocks]
+        views = self._slices(flat_P)
         layers = 2 * len(self.spec.layers)
         return list(zip(views[:layers:2], views[1:layers:2], strict=True)), views[layers:]
 
@@ -70,6 +70,21 @@ class PackedMLP:
         for start, shape in self._blocks:
             value_P[start : start + math.prod(shape)].view(shape).copy_(column_K11.expand(shape))
         return value_P
+
+    def part(self, value_P: torch.Tensor, member: int) -> torch.Tensor:
+        """Return a copy, on the CPU, of one member's numbers of a tensor in the order of `flat_P`, shape [Q]."""
+        return torch.cat([block[member].reshape(-1) for block in self._slices(value_P)]).cpu()
+
+    def put(self, value_P: torch.Tensor, member: int, part_Q: torch.Tensor) -> None:
+        """Set one member's numbers as `part` returns them."""
+        at = 0
+        for block in self._slices(value_P):
+            size = block[member].numel()
+            block[member].copy_(part_Q[at : at + size].view(block[member].shape))
+            at += size
+
+    def _slices(self, value_P: torch.Tensor) -> list[torch.Tensor]:
+        return [value_P[start : start + math.prod(shape)].view(shape) for start, shape in self._blocks]
 
     def show(self, member: int, seen_D: np.ndarray) -> None:
         """Let a member see some features only: the others are 0 to it, and code 0 is a missing category."""

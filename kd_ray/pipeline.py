@@ -14,15 +14,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd_ray import data, evaluate, export, groups, report, search, soft_targets, student, teachers, verifying
+from kd_ray import (
+    __version__,
+    data,
+    evaluate,
+    export,
+    report,
+    search,
+    soft_targets,
+    student,
+    teachers,
+    verifying,
+)
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import write_config
 from kd_ray.judging import evaluation_of
-from kd_ray.mistakes import Mistakes
+from kd_ray.mistakes import Mistakes, near
 from kd_ray.progress import Progress, Silent
 from kd_ray.progress import Report as Tell
-from kd_ray.rundir import RunDir, fingerprint
+from kd_ray.rundir import RunDir
 from kd_ray.session import Session
 from kd_ray.tables import DATA_MANIFEST, SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, TEACHERS_MANIFEST
 
@@ -40,7 +52,8 @@ class Stage:
 
 
 RECORD = "run.json"
-NEEDS_RAY = ("teachers", "soft_targets")  # the student asks for it where it has workers
+# The student asks for it where it has workers; a cluster is joined before anything is done, in case it cannot be.
+NEEDS_RAY = ("teachers", "soft_targets")
 
 STAGES = (
     Stage("data", data.prepare, DATA_MANIFEST),
@@ -54,15 +67,21 @@ STAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a run gives back: `evaluation` as in evaluation.json, and where the files are."""
+class Part:
+    """Stages of a run that are finished: where their files are, and how long each took."""
 
     path: str
     config: Config
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Part):
+    """What a run gives back: `evaluation` as in evaluation.json, and where the files are."""
+
     evaluation: dict[str, Any]
     bundle: dict[str, Any]
     """As in export/bundle.json: the exported files, what they take and what they are worth."""
-    seconds: dict[str, float]
 
     @property
     def student_path(self) -> str:
@@ -86,27 +105,53 @@ def run(
     node is started and stopped. `tuned` gives the student what the run's search found best. Raises KdRayError, whose
     message is meant for the user.
     """
-    if not isinstance(config, Config):
-        config = Config() if config is None else Config.from_yaml(config)
-    config = config.model_copy(update={"name": name or config.name, "storage": storage or config.storage})
+    config = _config_of(config, name, storage)
+    done = run_until(STAGES[-1].name, config, address=address, progress=progress, tuned=tuned)
+    here = RunDir.at(config.storage, config.name)
+    return Result(
+        path=str(here),
+        config=done.config,
+        evaluation=evaluation_of(here),
+        bundle=export.bundle_of(here),
+        seconds=done.seconds,
+    )
+
+
+def run_until(
+    stage: str,
+    config: Config | str | Path | None = None,
+    *,
+    name: str | None = None,
+    storage: str | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+    tuned: bool = False,
+) -> Part:
+    """Do a run up to and with a stage, as `run` does all: what is finished is kept, what is missing is done first."""
+    until = next((number for number, each in enumerate(STAGES, 1) if each.name == stage), None)
+    if until is None:
+        names = [each.name for each in STAGES]
+        raise ConfigError(f"--until: must be one of {', '.join(names)}; got {stage!r}{near(stage, names)}")
+    config = _config_of(config, name, storage)
     here = RunDir.at(config.storage, config.name)
     if tuned:
         config = _tuned(config, here)
     progress = progress or Silent()
     dashboard = config.student.workers != "auto"
-    with here.writing(progress.note) as here, Session(address, dashboard=dashboard) as session:
+    with here.writing(progress.note) as here, Session(address, dashboard=dashboard, run=here) as session:
         write_config(here, config)
         steps = Steps(config, here, session, progress)
         steps.distrust()
-        for stage in STAGES:
-            steps.do(stage)
-    return Result(
-        path=str(here),
-        config=config,
-        evaluation=evaluation_of(here),
-        bundle=export.bundle_of(here),
-        seconds={stage.name: steps.record["stages"][stage.name]["seconds"] for stage in STAGES},
-    )
+        for each in STAGES[:until]:
+            steps.do(each)
+    seconds = {each.name: steps.record["stages"][each.name]["seconds"] for each in STAGES[:until]}
+    return Part(path=str(here), config=config, seconds=seconds)
+
+
+def _config_of(config: Config | str | Path | None, name: str | None, storage: str | None) -> Config:
+    if not isinstance(config, Config):
+        config = Config() if config is None else Config.from_yaml(config)
+    return config.model_copy(update={"name": name or config.name, "storage": storage or config.storage})
 
 
 def _tuned(config: Config, run: RunDir) -> Config:
@@ -141,30 +186,6 @@ def report_again(config: Config, run: RunDir) -> str:
     return run.read_bytes(report.FILE).decode()
 
 
-def fingerprints(config: Config) -> dict[str, str]:
-    """Return what each stage is a function of: its config, its inputs' fingerprints, the format of its files.
-
-    Where and how fast something is computed (resources, packs, workers) does not count.
-    """
-    made = fingerprint("data", config.data.model_dump(), *data.depends_on(config))
-    shared = fingerprint("teachers", config.seed, config.teachers.model_dump(exclude=groups.OWN), made)
-    trained = [member.fingerprint(shared) for member in groups.members(config.teachers)]
-    said_by = [trained, config.teachers.weights, config.teachers.clip]
-    labelled = fingerprint("soft_targets", config.seed, config.soft_targets.model_dump(), *said_by)
-    distilled = fingerprint("student", config.seed, config.student.model_dump(exclude={"workers"}), labelled)
-    measured = fingerprint("evaluation", distilled)
-    exported = fingerprint("export", config.export.model_dump(), measured)
-    return {
-        "data": made,
-        "teachers": shared,
-        "soft_targets": labelled,
-        "student": distilled,
-        "evaluation": measured,
-        "export": exported,
-        "report": fingerprint("report", exported),
-    }
-
-
 class Steps:
     """The stages of one run, in order, and the record of them in run.json."""
 
@@ -180,12 +201,13 @@ class Steps:
             self.progress.skip(stage.name)
             return
         self._forget_from(stage)
-        if stage.name in NEEDS_RAY:
+        if stage.name in NEEDS_RAY or not self.session.is_local:
             self._start_ray()
         begun = time.perf_counter()
         with self.progress.stage(stage.name) as tell:
             summary = stage.work(self.config, self.run, self.session, tell, self.prints[stage.name])
-        facts: dict[str, Any] = {key: summary[key] for key in ("rows", "training_seconds", "trained") if key in summary}
+        kept = ("rows", "training_seconds", "trained", "failed")
+        facts: dict[str, Any] = {key: summary[key] for key in kept if key in summary}
         self.record["stages"][stage.name] = {
             "fingerprint": self.prints[stage.name],
             "seconds": round(time.perf_counter() - begun, 3),
@@ -231,8 +253,8 @@ class Steps:
         self.record["ray_start_seconds"] = round(time.perf_counter() - begun, 3)
 
     def _earlier_record(self) -> dict[str, Any]:
-        packages = ("kd-ray", "ray", "torch", "numpy", "scikit-learn", "pyarrow")
-        versions: dict[str, str] = {package: version(package) for package in packages}
+        packages = ("ray", "torch", "numpy", "scikit-learn", "pyarrow")
+        versions = {"kd-ray": __version__, **{package: version(package) for package in packages}}
         stages: dict[str, dict[str, Any]] = {}
         if self.run.exists(RECORD):
             with contextlib.suppress(KdRayError, KeyError, TypeError):

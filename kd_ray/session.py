@@ -4,18 +4,17 @@ import contextlib
 import os
 import secrets
 import shlex
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from kd_ray.errors import KdRayError, ResourceError, UserError
+from kd_ray.errors import KdRayError, ResourceError
 from kd_ray.guard import Guard
 from kd_ray.interrupts import deferred
+from kd_ray.rundir import RunDir
 from kd_ray.scheduling import Ask
 
-CONNECT_SECONDS = 10
 _TOKEN = secrets.token_hex(32)  # of this process's private nodes
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -25,21 +24,18 @@ _QUIET = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-_UNSAFE = (
-    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
-    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
-    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
-    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
-)
 
 
 class Session:
-    """Ray for one run. Nothing starts before the first use; `close` ends what was started."""
+    """Ray for one run. Nothing starts before the first use; `close` ends what was started.
 
-    def __init__(self, address: str | None = None, *, dashboard: bool = False) -> None:
+    On a cluster of several nodes each of them must see `run`, if one is given, and have this kd_ray.
+    """
+
+    def __init__(self, address: str | None = None, *, dashboard: bool = False, run: RunDir | None = None) -> None:
         self.address = address or os.environ.get("RAY_ADDRESS") or None
         self.is_local = self.address in (None, "local")
-        self._dashboard = dashboard
+        self._dashboard, self._run = dashboard, run
         self._environment: dict[str, str | None] = {}
         self.started = False
         self._is_ours = True
@@ -53,17 +49,26 @@ class Session:
         self.close()
 
     def ready(self) -> None:
-        """Start or join Ray unless that is done. Raises ResourceError where no cluster answers."""
-        if not self.started:
-            self.started = True
-            self._start()
+        """Start or join Ray unless that is done.
+
+        Raises ConfigError, ResourceError, StorageError or UserError: it cannot be joined, or lacks what a run needs.
+        """
+        if self.started:
+            return
+        self.started = True
+        from kd_ray import nodes
+
+        self._start()
+        if self._run is not None:
+            nodes.check(self._run)
 
     def _start(self) -> None:
-        for name in _UNSAFE:
-            if os.environ.get(name, "0").lower() not in ("", "0", "false"):
-                raise UserError(f"{name}: must be unset, it lets data files run code; unset it and run again")
         import ray
 
+        from kd_ray import joining, nodes
+
+        nodes.check_switches()
+        joining.check_safe(ray.__version__)
         if ray.is_initialized():
             self._is_ours = False
             return
@@ -92,14 +97,22 @@ class Session:
     def _join(self, quiet: dict[str, Any]) -> None:
         import ray
 
+        from kd_ray import joining
+
+        address = str(self.address)
+        if address != "auto":
+            joining.check_head(address)
         try:
-            _knock(str(self.address))
-            ray.init(address=self.address, **quiet)
+            ray.init(address=address, namespace=self._namespace(), **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ResourceError(
                 f"--address: a Ray {ray.__version__} cluster must answer at {self.address}, with RAY_AUTH_MODE and "
-                f"RAY_AUTH_TOKEN set as it was started; it says: {str(error).strip().splitlines()[0]}"
+                f"RAY_AUTH_TOKEN set as it was started; it says: {' '.join(str(error).split())}"
             ) from None
+
+    def _namespace(self) -> str:
+        """Names of actors are of one attempt at a run: what a killed one left behind does not stand in the way."""
+        return f"kd_ray {self._run.name if self._run else ''} {secrets.token_hex(4)}"
 
     def _set_environment(self) -> None:
         wanted = dict(_QUIET)
@@ -150,13 +163,6 @@ class Session:
                 "ask for less or add nodes"
             )
         return slots
-
-
-def _knock(address: str) -> None:
-    """Raise OSError soon where nothing listens at host:port; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 @contextlib.contextmanager

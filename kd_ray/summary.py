@@ -5,8 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kd_ray.pipeline import Result
-from kd_ray.wording import LABELS, main_metrics, recovered, span
+from kd_ray.pipeline import Part, Result
+from kd_ray.wording import LABELS, left_out, main_metrics, recovered, span
 
 
 def show(result: Result, console: Console) -> None:
@@ -21,14 +21,21 @@ def show(result: Result, console: Console) -> None:
         figures = ("" if size is None else f"{size:,.0f}", *(LABELS[metric][1](scores[metric]) for metric in metrics))
         table.add_row(label, *figures, style="bold" if label == "student" else None)
     console.print(table)
+    if failed := left_out(evaluation):
+        console.print(failed, highlight=False)
     console.print(_how_much_smaller(evaluation), highlight=False)
     for metric, found in evaluation["recovered"].items():
         label, say = LABELS[metric]
         console.print(f"recovered, {label}: {recovered(found, say)}", highlight=False)
     console.print(_deploy(result), highlight=False, soft_wrap=True)
-    spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in result.seconds.items())
+    show_stages(result, console)
+
+
+def show_stages(part: Part, console: Console) -> None:
+    """Print how long each stage took and where the files are."""
+    spent = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in part.seconds.items())
     console.print(f"seconds: {spent}", highlight=False)
-    console.print(f"files: {result.path}", highlight=False, soft_wrap=True)
+    console.print(f"files: {part.path}", highlight=False, soft_wrap=True)
 
 
 def _deploy(result: Result) -> str:

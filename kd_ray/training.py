@@ -4,7 +4,7 @@ Member i is a function of its seed, its rows and the recipe alone: each draws fr
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from kd_ray import knobs
+from kd_ray.checkpoints import Checkpoint, State
 from kd_ray.errors import DivergedError
+from kd_ray.feeds import Feed, Share, Streams
 from kd_ray.losses import Loss
+from kd_ray.optimizers import Adam, MemberAdam, Rates
 from kd_ray.packing import PackedMLP
 
 DIVERGED_LOSS = 1e4  # nats a row: a network that says this of its training rows will not come back
@@ -54,111 +57,8 @@ class Recipe:
         return self.learning_rate * self.share_at(step)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Each member's own learning rate and weight decay, in place of the recipe's; K numbers each."""
-
-    learning_rate_K: Sequence[float]
-    weight_decay_K: Sequence[float]
-
-    @property
-    def are_equal(self) -> bool:
-        return len(set(self.learning_rate_K)) == len(set(self.weight_decay_K)) == 1
-
-
 class Objective(Protocol):
     def __call__(self, logits_CKB: torch.Tensor, rows_KB: torch.Tensor, weight_KB: torch.Tensor) -> Loss: ...
-
-
-@dataclass(frozen=True)
-class Streams:
-    """A member's own random streams, derived from the run's seed and the member's."""
-
-    weights: np.random.Generator
-    shuffle: np.random.Generator
-    dropout: np.random.Generator
-
-    @classmethod
-    def of(cls, *seed: int, rank: int = 0) -> "Streams":
-        weights, shuffle, dropout = np.random.SeedSequence(seed).spawn(3)
-        return cls(
-            np.random.default_rng(weights),
-            np.random.default_rng(shuffle),
-            np.random.Generator(np.random.SFC64(dropout.spawn(rank + 1)[rank])),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """This process's part of every batch in data-parallel training, and how gradients are summed."""
-
-    rank: int = 0
-    world: int = 1
-    sum_: Callable[[torch.Tensor], None] = lambda _: None
-
-    def of_batch(self, batch_size: int) -> slice:
-        each = -(-batch_size // self.world)
-        return slice(self.rank * each, (self.rank + 1) * each)
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015) with weight decay added to the gradient, as torch.optim.Adam's fused kernel does it.
-
-    The kernel is called directly: making a torch.optim.Adam imports torch's compiler, 1.2 s in every process.
-    """
-
-    def __init__(self, weights: torch.Tensor, grads: torch.Tensor, *, weight_decay: float) -> None:
-        self._tensors = ([weights], [grads], [torch.zeros_like(weights)], [torch.zeros_like(weights)])
-        self._step = torch.zeros((), device=weights.device)
-        self._weight_decay = weight_decay
-
-    def step(self, learning_rate: float) -> None:
-        """Update the weights in place from the gradients."""
-        torch._fused_adam_(
-            *self._tensors,
-            [],
-            [self._step.add_(1)],
-            lr=learning_rate,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=self._weight_decay,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )
-
-
-class MemberAdam:
-    """Adam with a learning rate and a weight decay of each weight's own.
-
-    The fused kernel takes a step of rate 1 from zero, which is the way to go; each weight goes its own share of it.
-    """
-
-    def __init__(self, pack: PackedMLP, rates: Rates) -> None:
-        self._weights_P, self._grads_P = pack.flat_P, pack.grad_P
-        self._way_P = torch.zeros_like(pack.flat_P)
-        self._rate_P = pack.spread(rates.learning_rate_K)
-        self._decay_P = pack.spread(rates.weight_decay_K) if any(rates.weight_decay_K) else None
-        self._adam = Adam(self._way_P, self._grads_P, weight_decay=0.0)
-
-    def step(self, share: float) -> None:
-        """Update the weights in place from the gradients, each at `share` of its learning rate."""
-        if self._decay_P is not None:
-            self._grads_P.addcmul_(self._weights_P, self._decay_P)
-        self._way_P.zero_()
-        self._adam.step(1.0)
-        self._weights_P.addcmul_(self._way_P, self._rate_P, value=share)
-
-
-def _stepper(pack: PackedMLP, recipe: Recipe, rates: Rates | None) -> Callable[[int], None]:
-    """Return what updates the pack's weights at a step; members of one rate share the one fused update."""
-    if rates is not None and not rates.are_equal:
-        members = MemberAdam(pack, rates)
-        return lambda step: members.step(recipe.share_at(step))
-    if rates is not None:
-        recipe = replace(recipe, learning_rate=rates.learning_rate_K[0], weight_decay=rates.weight_decay_K[0])
-    adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
-    return lambda step: adam.step(recipe.rate_at(step))
 
 
 def take(table_NX: torch.Tensor, rows_KB: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -172,29 +72,15 @@ def take(table_NX: torch.Tensor, rows_KB: torch.Tensor, out: torch.Tensor | None
     return torch.index_select(table_NX, 0, rows_KB.reshape(-1), out=into).view(shape)
 
 
-class Feed:
-    """Batches of `rows` for ever, a fresh shuffle each pass; a pass's last batch is what remains, then -1s."""
-
-    def __init__(self, rows: np.ndarray, batch_size: int, shuffle: np.random.Generator) -> None:
-        self._rows, self._shuffle = rows, shuffle
-        self._left_SB = np.empty((0, min(batch_size, len(rows))), np.int64)
-
-    def take(self, steps: int) -> np.ndarray:
-        """Return the next batches, shape [steps, B]."""
-        parts = [self._left_SB]
-        have = len(self._left_SB)
-        while have < steps:
-            parts.append(self._pass())
-            have += len(parts[-1])
-        batch_SB = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        self._left_SB = batch_SB[steps:]
-        return batch_SB[:steps]
-
-    def _pass(self) -> np.ndarray:
-        width = self._left_SB.shape[1]
-        padded = np.full(-(-len(self._rows) // width) * width, -1, np.int64)
-        padded[: len(self._rows)] = self._rows[self._shuffle.permutation(len(self._rows))]
-        return padded.reshape(-1, width)
+def _stepper(pack: PackedMLP, recipe: Recipe, rates: Rates | None) -> tuple[Callable[[int], None], Adam]:
+    """Return what updates the pack's weights at a step; members of one rate share the one fused update."""
+    if rates is not None and not rates.are_equal:
+        members = MemberAdam(pack, rates)
+        return lambda step: members.step(recipe.share_at(step)), members.adam
+    if rates is not None:
+        recipe = replace(recipe, learning_rate=rates.learning_rate_K[0], weight_decay=rates.weight_decay_K[0])
+    adam = Adam(pack.flat_P, pack.grad_P, weight_decay=recipe.weight_decay)
+    return lambda step: adam.step(recipe.rate_at(step)), adam
 
 
 def fit(
@@ -209,6 +95,7 @@ def fit(
     share: Share | None = None,
     rates: Rates | None = None,
     may_diverge: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[np.ndarray]:
     """Train every member of `pack`, an epoch at each turn; yield the members' mean losses of it, shape [K].
 
@@ -216,15 +103,18 @@ def fit(
     they belong to and weights that sum to 1 over each member's whole batch. Under `share` each process takes
     its part of every batch and the gradients are summed, so that all processes hold the same weights and
     take the same steps. With `rates` each member has its own. Raises DivergedError, naming the member and the epoch,
-    unless a member `may_diverge`: the others do not depend on it.
+    unless a member `may_diverge`: the others do not depend on it. What a `checkpoint` has kept is taken up: only the
+    epochs after it are yielded, and the end has the same bits.
     """
     share = share or Share()
     device = pack.flat_P.device
     feeds = [Feed(r, recipe.batch_size, s.shuffle) for r, s in zip(rows, streams, strict=True)]
     dropout = [s.dropout for s in streams]
-    update = _stepper(pack, recipe, rates)
+    update, adam = _stepper(pack, recipe, rates)
+    state = State(pack, adam, feeds, dropout, share)
+    first = state.resume(checkpoint, recipe.steps) if checkpoint else 0
     x_KBD = None
-    for epoch in range(recipe.epochs):
+    for epoch in range(first, recipe.epochs):
         loss_K = torch.zeros(pack.members, device=device)
         with torch.no_grad():
             for step, (rows_KB, weight_KB) in enumerate(_plan(feeds, recipe, share, device)):
@@ -240,6 +130,8 @@ def fit(
         if not may_diverge:
             _check_converges(mean_K, pack, names, epoch)
         yield mean_K
+        if checkpoint and epoch + 1 < recipe.epochs and any(share.gather(checkpoint.is_due())):
+            checkpoint.keep(epoch + 1, state.of_members())
 
 
 def _plan(
@@ -268,10 +160,15 @@ def _weights(rows_KB: torch.Tensor) -> torch.Tensor:
 
 
 def _check_converges(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> None:
+    for reason in diverged(loss_K, pack, names, epoch).values():
+        raise DivergedError(reason)
+
+
+def diverged(loss_K: np.ndarray, pack: PackedMLP, names: list[str], epoch: int) -> dict[int, str]:
+    """Return which members of a pack are lost, by their place in it, and what is to be said of each."""
     sound_K = np.isfinite(loss_K) & (loss_K < DIVERGED_LOSS) & pack.finite()
-    if not sound_K.all():
-        member = int(np.argmin(sound_K))
-        raise DivergedError(
-            f"{names[member]}: diverged in epoch {epoch + 1}: the loss must stay below {DIVERGED_LOSS:g}; "
-            f"it became {loss_K[member]:g}; lower the learning rate"
-        )
+    return {
+        int(k): f"{names[k]}: diverged in epoch {epoch + 1}: the loss must stay below {DIVERGED_LOSS:g}; "
+        f"it became {loss_K[k]:g}; lower the learning rate"
+        for k in np.flatnonzero(~sound_K)
+    }

@@ -20,13 +20,15 @@ from safetensors.torch import save
 from kd_ray import knobs
 from kd_ray.distillation import STUDENT_STREAM, members_of, objective
 from kd_ray.ensemble import spec_of
+from kd_ray.feeds import Streams
+from kd_ray.optimizers import Rates
 from kd_ray.packing import PackedMLP
 from kd_ray.rundir import Manifest, RunDir, fingerprint
 from kd_ray.search import Combination, Tried, student_of
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import Task, task_of
 from kd_ray.tensors import read_weights
-from kd_ray.training import Rates, Recipe, Streams, fit
+from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
 PACKS = "tune/packs"

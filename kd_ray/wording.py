@@ -59,3 +59,13 @@ def span(interval: dict[str, float], say: Say) -> str:
         return ("-" if value < 0 else "+") + say(abs(value))
 
     return f"{signed(interval['value'])} ({signed(interval['low'])} to {signed(interval['high'])})"
+
+
+def left_out(evaluation: dict[str, Any]) -> str | None:
+    """Say which members failed and are not in the ensemble; None where all are."""
+    failed = evaluation.get("failed_teachers", [])
+    if not failed:
+        return None
+    every = len(failed) + len(evaluation["teachers"])
+    names = ", ".join(str(entry["seed"]) for entry in failed)
+    return f"{len(failed)} of {every} teachers failed and were left out: {names}"

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this one machine: `python cluster/local/cluster.py start|status|stop`.
+"""A Ray cluster of several nodes on this one machine: `python cluster/local/cluster.py start|add|remove|status|stop`.
 
 It takes a token and listens on loopback. CPUs and GPUs are logical: Ray counts them, nothing checks that they exist.
 """
@@ -6,12 +6,10 @@ It takes a token and listens on loopback. CPUs and GPUs are logical: Ray counts 
 import argparse
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,12 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import processes
+from node import HOST, NODE, launch
 from state import ClusterError, State, instructions, token_file, write_token
 
-HOST = "127.0.0.1"
-NODE = "127.0.0.2"  # of every node: loopback too, and Ray does not put the machine's outer address in its place
-HEAD_SECONDS = 90.0
-WORKER_SECONDS = 90.0
+HEAD_SECONDS = 180.0
+WORKER_SECONDS = 180.0
 REQUEST_SECONDS = 5.0
 LOG_LINES = 15
 
@@ -52,16 +49,66 @@ def start(folder: Path, *, workers: int, cpus: int, gpus: int, store_mib: int, s
     own = {"num-cpus": cpus, "num-gpus": gpus, "object-store-memory": store_mib * 1024**2}
     try:
         idle = own if workers == 0 else own | {"num-cpus": 0, "num-gpus": 0}
-        _launch(folder, state, "head", _head_options(state, gcs, dashboard, agent, client) | idle)
+        launch(folder, state, "head", _head_options(state, gcs, dashboard, agent, client) | idle)
         _wait_for_nodes(folder, state, 1, HEAD_SECONDS)
         for number in range(1, workers + 1):
-            _launch(folder, state, f"worker-{number}", {"address": state.gcs, "dashboard-agent-listen-port": 0} | own)
+            launch(folder, state, f"worker-{number}", _worker_options(state) | own)
         _wait_for_nodes(folder, state, 1 + workers, WORKER_SECONDS)
         _wait(folder, state, lambda: _agent_answers(agent), HEAD_SECONDS, "the head's job agent")
     except BaseException:
         stop(folder)
         raise
     return state
+
+
+def add(
+    folder: Path,
+    name: str,
+    *,
+    cpus: int,
+    gpus: int,
+    store_mib: int,
+    hidden: Path | None = None,
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Start one more worker and wait until it answers. It ends where it does not."""
+    state = _running(folder)
+    if name in state.pids:
+        raise ClusterError(f"--name: {name} is there already; choose another")
+    own = {"num-cpus": cpus, "num-gpus": gpus, "object-store-memory": store_mib * 1024**2}
+    launch(folder, state, name, _worker_options(state) | own, hidden=hidden, environment=environment)
+    state.workers += 1
+    state.write(folder)
+    try:
+        _wait(folder, state, lambda: name in alive_nodes(folder, state), WORKER_SECONDS, name)
+    except BaseException:
+        remove(folder, name)
+        raise
+
+
+def remove(folder: Path, name: str) -> None:
+    """End one worker, as when its machine is switched off, and wait until the head has noticed."""
+    state = _running(folder)
+    if name not in state.pids or name == "head":
+        raise ClusterError(f"--name: must be a worker; {name} is not")
+    left = processes.end(f"{state.mark}/{name}", [state.pids[name]], variable=processes.NODE)
+    if left:
+        raise ClusterError(f"these processes do not end: {', '.join(map(str, left))}; end them and remove again")
+    del state.pids[name]
+    state.workers -= 1
+    state.write(folder)
+    _wait(folder, state, lambda: name not in alive_nodes(folder, state), WORKER_SECONDS, "the head")
+
+
+def _running(folder: Path) -> State:
+    state = State.read(folder)
+    if state is None:
+        raise ClusterError(f"no cluster in {folder}; start one first")
+    return state
+
+
+def _worker_options(state: State) -> dict[str, Any]:
+    return {"address": state.gcs, "dashboard-agent-listen-port": 0}
 
 
 def stop(folder: Path) -> bool:
@@ -115,47 +162,6 @@ def _head_options(state: State, gcs: int, dashboard: int, agent: int, client: in
         "dashboard-agent-listen-port": agent,
         "ray-client-server-port": client,
         "disable-usage-stats": None,
-    }
-
-
-def _launch(folder: Path, state: State, name: str, options: dict[str, Any]) -> None:
-    """Start one node. Its remaining ports are 0: the system gives each node free ones.
-
-    A folder of its own, too: nodes that share one unpack a job's files anew over those that its driver runs in.
-    """
-    options = {"block": None, "node-name": name, "node-ip-address": NODE, **options}
-    options |= {"min-worker-port": 0, "max-worker-port": 0, "temp-dir": f"{state.temporary}/{name}"}
-    words = [word for key, value in options.items() for word in (f"--{key}", value) if word is not None]
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(_python(state)), "-m", "ray.scripts.scripts", "start", *map(str, words)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(folder, state),
-            start_new_session=True,
-        )
-    state.pids[name] = process.pid
-    state.write(folder)
-
-
-def _python(state: State) -> Path:
-    """Return this interpreter by a path without spaces: Ray does not quote it where it starts its servers."""
-    link = Path(state.temporary, "environment")
-    if not link.exists():
-        link.symlink_to(sys.prefix)
-    return link / "bin" / Path(sys.executable).name
-
-
-def _environment(folder: Path, state: State) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    return kept | {
-        "PATH": os.pathsep.join((str(_python(state).parent), os.environ.get("PATH", os.defpath))),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file(folder)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_USAGE_STATS_REPORT_URL": f"http://{HOST}:9/",
-        processes.MARK: state.mark,
     }
 
 
@@ -226,16 +232,30 @@ def _count(text: str) -> int:
     return value
 
 
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE; got {text}")
+    return key, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path.home() / ".kd_ray" / "cluster", help="folder of its files")
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("start", help="start a head and workers, print how to use them")
     starting.add_argument("--workers", type=_count, default=2, help="nodes beside the head; 0: the head takes the work")
-    starting.add_argument("--cpus", type=_count, default=1, help="logical CPUs of each")
-    starting.add_argument("--gpus", type=_count, default=0, help="logical GPUs of each")
-    starting.add_argument("--store-mib", type=_count, default=256, help="object store of each, MiB")
     starting.add_argument("--storage", type=Path, help="folder for runs, made where it is missing")
+    adding = commands.add_parser("add", help="start one more worker")
+    adding.add_argument("--hide", type=Path, help="a folder that is empty for this node alone; needs root")
+    adding.add_argument("--env", type=_pair, action="append", default=[], help="KEY=VALUE of its environment")
+    removing = commands.add_parser("remove", help="end one worker")
+    for command in (adding, removing):
+        command.add_argument("--name", required=True, help="the worker's name")
+    for command in (starting, adding):
+        command.add_argument("--cpus", type=_count, default=1, help="logical CPUs of each")
+        command.add_argument("--gpus", type=_count, default=0, help="logical GPUs of each")
+        command.add_argument("--store-mib", type=_count, default=256, help="object store of each, MiB")
     commands.add_parser("status", help="say what runs")
     commands.add_parser("stop", help="end what was started; does nothing the second time")
     return parser
@@ -254,16 +274,14 @@ def main() -> int:
             return status(folder)
         if asked.command == "stop":
             print("stopped" if stop(folder) else "nothing to stop")
-            return 0
-        state = start(
-            folder,
-            workers=asked.workers,
-            cpus=asked.cpus,
-            gpus=asked.gpus,
-            store_mib=asked.store_mib,
-            storage=asked.storage,
-        )
-        print(instructions(folder, state))
+        elif asked.command == "remove":
+            remove(folder, asked.name)
+        else:
+            own = {"cpus": asked.cpus, "gpus": asked.gpus, "store_mib": asked.store_mib}
+            if asked.command == "add":
+                add(folder, asked.name, hidden=asked.hide, environment=dict(asked.env), **own)
+            else:
+                print(instructions(folder, start(folder, workers=asked.workers, storage=asked.storage, **own)))
     except (ClusterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MARK = "KD_RAY_LOCAL_CLUSTER"
+NODE = "KD_RAY_LOCAL_NODE"
 GRACE_SECONDS = 4.0  # a raylet waits for its detached actors, which nobody has asked to end yet
 KILL_SECONDS = 5.0
 _PROC = Path("/proc")
@@ -15,13 +16,13 @@ _PROC = Path("/proc")
 Members = dict[int, int]  # process id to the tick it began at: together they name one process for good
 
 
-def family(mark: str) -> Members:
-    """Return the processes that began with `mark` in their environment, and all that descend from them.
+def family(mark: str, variable: str = MARK) -> Members:
+    """Return the processes that began with `mark` as `variable` in their environment, and all that descend from them.
 
     A job's driver leaves its session, and a process may lose its parent, so neither of those would find them all.
     """
     entries = {pid: found for pid in _pids() if (found := _stat(pid)) is not None}
-    wanted = f"{MARK}={mark}".encode()
+    wanted = f"{variable}={mark}".encode()
     inside = {pid for pid in entries if wanted in _environment(pid)}
     while True:
         more = {pid for pid, (parent, _) in entries.items() if parent in inside} - inside
@@ -35,22 +36,22 @@ def alive(members: Members) -> Members:
     return {pid: began for pid, began in members.items() if (found := _stat(pid)) is not None and found[1] == began}
 
 
-def end(mark: str, first: Iterable[int] = ()) -> Members:
+def end(mark: str, first: Iterable[int] = (), variable: str = MARK) -> Members:
     """End the processes of `mark`, `first` asked before the others. Return those that would not end."""
-    members = family(mark)
+    members = family(mark, variable)
     _send({pid: members[pid] for pid in first if pid in members}, signal.SIGTERM)
     for signum, seconds in ((None, GRACE_SECONDS), (signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if signum is not None:
             _send(members, signum)
-        members = _left(mark, members, seconds)
+        members = _left(members, seconds, mark, variable)
         if not members:
             break
     return members
 
 
-def _left(mark: str, members: Members, seconds: float) -> Members:
+def _left(members: Members, seconds: float, mark: str, variable: str) -> Members:
     deadline = time.monotonic() + seconds
-    while (members := alive(members | family(mark))) and time.monotonic() < deadline:
+    while (members := alive(members | family(mark, variable))) and time.monotonic() < deadline:
         time.sleep(0.1)
     return members
 

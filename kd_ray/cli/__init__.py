@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from kd_ray import __version__, interrupts
-from kd_ray.cli import keeping, making, tuning, using
+from kd_ray.cli import keeping, making, submitting, tuning, using
 from kd_ray.cli.console import InterruptedRunError, app, printable
 from kd_ray.errors import KdRayError
 
-__all__ = ["keeping", "main", "making", "tuning", "using"]
+__all__ = ["keeping", "main", "making", "submitting", "tuning", "using"]
 
 
 def _version(wanted: bool) -> None:

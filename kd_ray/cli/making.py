@@ -1,6 +1,8 @@
 """Commands that make a run: init, check, run, config."""
 
+import functools
 import json
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from kd_ray import yaml_io
+from kd_ray.cli import jobs, outcome
 from kd_ray.cli.console import InterruptedRunError, Set, app, display, interruptible
+from kd_ray.cli.outcome import AsLine
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
 
@@ -18,7 +22,7 @@ Made = TypeVar("Made")
 
 @app.command(
     epilog="Examples:  kd-ray run   |   kd-ray run examples/article.yaml --set teachers.count=24   |   "
-    "kd-ray run my.yaml --name trial --json > evaluation.json"
+    "kd-ray run my.yaml --name trial --json > evaluation.json   |   kd-ray run my.yaml --until teachers"
 )
 def run(
     config: Annotated[
@@ -33,35 +37,39 @@ def run(
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Give the student what this run's kd-ray tune found best.")
     ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Stop after data, teachers, soft_targets, student, evaluation or export."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
+    as_line: AsLine = False,
 ) -> None:
     """Train the teachers, have them label, distill the student, and say what was kept.
 
     Run it again to take up a run that was cut short; finished stages are kept.
     """
     resolved = resolve(config, set_, name, storage)
-    from rich.console import Console
-
-    from kd_ray import pipeline, summary
+    from kd_ray import pipeline
 
     with display() as progress:
-        result = logged(
-            resolved, lambda: pipeline.run(resolved, address=address, progress=progress, tuned=tuned), "the run"
+        work = functools.partial(pipeline.run_until, until) if until else pipeline.run
+        done: pipeline.Part = logged(
+            resolved, lambda: work(resolved, address=address, progress=progress, tuned=tuned), "the run"
         )
-    if as_json:
-        typer.echo(json.dumps(result.evaluation, indent=2))
-    else:
-        summary.show(result, Console())
+    outcome.say(outcome.of_run(done), done.config, as_json=as_json, as_line=as_line)
 
 
 def resolve(config: Path | None, changes: list[str] | None, name: str | None, storage: str | None) -> Config:
-    """Return the config of a file with the changes of the command line."""
+    """Return the config of a file with the changes of the command line. Raises ConfigError."""
     changes = [*(changes or [])]
     if name is not None:
         changes.append(f"name={json.dumps(name)}")
     if storage is not None:
         changes.append(f"storage={json.dumps(storage)}")
-    return Config.from_yaml(config, changes) if config else Config.of(yaml_io.override({}, changes), source="--set")
+    resolved = Config.from_yaml(config, changes) if config else Config.of(yaml_io.override({}, changes), source="--set")
+    if jobs.INSIDE in os.environ:
+        jobs.check(resolved)
+    return resolved
 
 
 def logged(config: Config, work: Callable[[], Made], what: str) -> Made:

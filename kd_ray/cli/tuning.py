@@ -1,13 +1,14 @@
 """The command that searches: tune."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kd_ray.cli import outcome
 from kd_ray.cli.console import Set, app, display
 from kd_ray.cli.making import logged, resolve
+from kd_ray.cli.outcome import AsLine
 
 
 @app.command(
@@ -23,20 +24,15 @@ def tune(
         str | None, typer.Option(help="Join this Ray cluster (or RAY_ADDRESS); without one, a private node.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json instead of a table.")] = False,
+    as_line: AsLine = False,
 ) -> None:
     """Search for better knobs of the student on the soft targets, by the validation rows.
 
     Run it again to take up a search that was cut short. kd-ray run CONFIG --tuned takes over what it found best.
     """
     resolved = resolve(config, set_, name, storage)
-    from rich.console import Console
-
-    from kd_ray import summary
     from kd_ray import tune as searching
 
     with display() as progress:
         board = logged(resolved, lambda: searching.tune(resolved, address=address, progress=progress), "the search")
-    if as_json:
-        typer.echo(json.dumps(board, indent=2))
-    else:
-        summary.show_leaderboard(board, Console())
+    outcome.say({"leaderboard": board}, resolved, as_json=as_json, as_line=as_line)

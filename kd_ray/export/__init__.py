@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from kd_ray import deployed, latency, raw
+from kd_ray import __version__, deployed, latency, raw
 from kd_ray.config import Config
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import ManifestError
@@ -139,7 +139,7 @@ class _Export:
             "run": self.run.name,
             "id": self.fingerprint,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("kd-ray", "torch", "onnx", "onnxruntime")},
+            "versions": {"kd-ray": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
             "opset": {"ai.onnx": graph.OPSET, "ai.onnx.ml": graph.ML_OPSET},
             "task": schema["task"],
             "target": schema["target"],

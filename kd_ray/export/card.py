@@ -8,7 +8,7 @@ from kd_ray.config import Config
 from kd_ray.judging import evaluation_of
 from kd_ray.rundir import RunDir
 from kd_ray.tables import Dataset
-from kd_ray.wording import LABELS, recovered
+from kd_ray.wording import LABELS, left_out, recovered
 
 _SHOWN = 20
 
@@ -22,7 +22,7 @@ def text(config: Config, run: RunDir, data: Dataset, bundle: dict[str, Any]) -> 
         _data(data, evaluation),
         _metrics(evaluation, bundle),
         _limits(data, evaluation),
-        _made(config, bundle),
+        _made(config, bundle, evaluation),
         _load(run, data),
     ]
     return "\n".join(parts)
@@ -124,13 +124,14 @@ def _limits(data: Dataset, evaluation: dict[str, Any]) -> str:
 """
 
 
-def _made(config: Config, bundle: dict[str, Any]) -> str:
+def _made(config: Config, bundle: dict[str, Any], evaluation: dict[str, Any]) -> str:
     student, transfer = config.student, config.soft_targets.transfer
     groups = ", ".join(f"{group.count} x {group.kind}" for group in config.teachers.groups)
+    failed = left_out(evaluation)
     versions = ", ".join(f"{name} {number}" for name, number in bundle["versions"].items())
     return f"""## How it was made
 
-- Teachers: {groups or f"{config.teachers.count} networks"}.
+- Teachers: {groups or f"{config.teachers.count} networks"}{f"; {failed}" if failed else ""}.
 - Transfer set: {transfer.kind}{"" if transfer.kind == "none" else f" x {transfer.factor}"}.
 - Student: temperature {student.temperature:g}, alpha {student.alpha:g} (weight of the ensemble's word against the
   label's), {student.epochs} epochs, {student.schedule} schedule from {student.learning_rate:g}.

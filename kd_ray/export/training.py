@@ -4,10 +4,11 @@ import torch
 
 from kd_ray.config import Config
 from kd_ray.distillation import members_of, objective
+from kd_ray.feeds import Streams
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
 from kd_ray.tables import Dataset
-from kd_ray.training import Recipe, Streams, fit
+from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
 
 PRUNED_STREAM = 3  # first word of its seed; teachers and students have others

@@ -9,11 +9,12 @@ from kd_ray import lock, teachers, verifying
 from kd_ray.commits import Manifest, fingerprint
 from kd_ray.config import Config
 from kd_ray.errors import KdRayError, ManifestError, RunBusyError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import CONFIG_MANIFEST, read_config
 from kd_ray.groups import members
 from kd_ray.keeping.leavings import Leaving, leavings, sweep
 from kd_ray.keeping.reasons import attributed, changes
-from kd_ray.pipeline import RECORD, STAGES, Stage, fingerprints
+from kd_ray.pipeline import RECORD, STAGES, Stage
 from kd_ray.progress import Report
 from kd_ray.rundir import RunDir
 from kd_ray.verifying import Damage

@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from kd_ray.knobs.base import EPOCHS, POSITIVE, Arguments, Auto, Count, Number, Section, Whole, knob, section
+from kd_ray.knobs.base import EPOCHS, POSITIVE, Arguments, Auto, Count, Number, Seconds, Section, Whole, knob, section
+
+KEPT = (
+    "a training under way is kept after an epoch, at most every so many seconds: one that is killed goes on from there"
+)
 
 
 class Model(Section):
@@ -114,8 +118,22 @@ class Teachers(Section):
         "auto", "of one actor; auto: a GPU where there is one, else a core", "auto, or {cpus, gpus, actors}"
     )
     pack_size: Count | Auto = knob(
-        "auto", "members trained as one computation; auto: an equal part for each actor", "auto, or a whole number >= 1"
+        "auto",
+        "members trained as one computation; auto: what fits, of few members an equal part for each actor",
+        "auto, or a whole number >= 1",
     )
+    allow_failures: Whole = knob(
+        0,
+        "members that may fail (diverge, or lose their actor three times) and be left out of the ensemble",
+        "a whole number >= 0",
+        ge=0,
+    )
+    deadline_seconds: Seconds | Auto = knob(
+        "auto",
+        "an actor without news for so long is replaced; auto: 20 times the slowest epoch, at least 300",
+        "auto, or a number above 0",
+    )
+    checkpoint_seconds: Number = knob(30.0, KEPT, "a number >= 0", ge=0)
 
     @property
     def words(self) -> list[str]:
@@ -159,6 +177,11 @@ class SoftTargets(Section):
         True, "keep each member's log-probabilities (where members x classes <= 1024)", "true or false"
     )
     rows_per_file: Count | Auto = knob("auto", "rows of one Parquet file; auto: 131072", "auto, or a whole number >= 1")
+    deadline_seconds: Seconds | Auto = knob(
+        "auto",
+        "where no file is finished for so long, the labelling is started anew; auto: by the rows, at least 600",
+        "auto, or a number above 0",
+    )
 
 
 class Student(Section):
@@ -189,8 +212,17 @@ class Student(Section):
         ge=1,
         le=1024,
     )
-    workers: Count | Auto = knob(
+    workers: Count | Auto | Annotated[list[Count], Field(min_length=2, max_length=2)] = knob(
         "auto",
-        "Ray Train workers; auto: in this process on a laptop, one a GPU on a cluster",
-        "auto, or a whole number >= 1",
+        "Ray Train workers; auto: in this process on a laptop, one a GPU on a cluster; [least, most]: as many as there "
+        "are, which may change on the way",
+        "auto, a whole number >= 1, or [least, most]",
     )
+    checkpoint_seconds: Number = knob(30.0, KEPT, "a number >= 0", ge=0)
+
+    @field_validator("workers")
+    @classmethod
+    def _least_comes_first(cls, workers: Any) -> Any:
+        if isinstance(workers, list) and workers[0] > workers[1]:
+            raise PydanticCustomError("workers", "least is above most")
+        return workers

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from kd_ray.report import curves, diagnostics, rows, tradeoff
 from kd_ray.report.figures import Figures, count, duration, three_digits
 from kd_ray.report.sources import Sources
-from kd_ray.wording import LABELS, quantity, share
+from kd_ray.wording import LABELS, left_out, quantity, share
 
 HERE = Path(__file__).parent
 COLUMNS = 200
@@ -37,6 +37,7 @@ def of_run(sources: Sources) -> str:
         target=sources.data.schema.get("target"),
         cards=rows.cards(sources, figures),
         members=len(sources.evaluation["teachers"]),
+        failed_members=left_out(sources.evaluation),
         test_rows=figures("rows.test", count),
         student_parameters=figures("parameters.student", count),
         recoveries=rows.recoveries(sources, figures),

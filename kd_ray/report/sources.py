@@ -13,8 +13,7 @@ import torch
 from kd_ray import tables
 from kd_ray.config import Config
 from kd_ray.distillation import ROLES
-from kd_ray.ensemble import member_manifest, spec_of
-from kd_ray.groups import members
+from kd_ray.ensemble import member_manifest, spec_of, trained
 from kd_ray.judging import ensemble_values, evaluation_of, replica_values
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.tables import EXPORT_MANIFEST, STUDENT_MANIFEST, Dataset
@@ -65,7 +64,7 @@ class Sources:
             record=optional(run, "run.json") or {},
             bundle=_bundle(run),
             latency=optional(run, "export/latency.json"),
-            teachers=[member_manifest(run, member) for member in members(config.teachers)],
+            teachers=[member_manifest(run, member) for member in trained(run, config.teachers)],
             histories=_histories(run),
             answers=_answers(config, data),
         )

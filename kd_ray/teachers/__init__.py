@@ -7,24 +7,29 @@ fingerprint already lies there is not trained again, so that a larger ensemble o
 import time
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
 from kd_ray import estimators, knobs, modules, saved
+from kd_ray.checkpoints import TEACHERS, epochs_kept
 from kd_ray.config import Config
-from kd_ray.ensemble import load_ensemble, member_manifest, problem_of, spec_of
-from kd_ray.errors import ConfigError, KdRayError, TeacherFailedError
+from kd_ray.ensemble import finished_members, load_ensemble, problem_of, spec_of
+from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.estimators import Problem
 from kd_ray.groups import Member, members
 from kd_ray.mistakes import Mistakes
 from kd_ray.progress import Report
-from kd_ray.rundir import Manifest, RunDir
-from kd_ray.scheduling import Ask, PackQueue, packs
-from kd_ray.session import Session, killed_after
-from kd_ray.tables import TEACHERS_MANIFEST, Dataset
-from kd_ray.teachers.actor import TeacherActor, Work
+from kd_ray.rundir import FileRecord, Manifest, RunDir
+from kd_ray.scheduling import DAY_SECONDS, Ask, PackQueue, packs, useful_actors, verdict
+from kd_ray.session import Session
+from kd_ray.tables import TEACHERS_MANIFEST, Dataset, Rows
+from kd_ray.teachers.actor import Work
+from kd_ray.teachers.autoscaler import asked_for
+from kd_ray.teachers.driver import Driver
 from kd_ray.weights import weigh
+
+NEWS_A_SECOND = 200  # of epochs, from all actors together
+LARGE_TABLE = 2**28  # bytes that the driver holds of the rows at most
 
 
 def train(config: Config, run: RunDir, session: Session, report: Report, fingerprint: str) -> dict[str, Any]:
@@ -35,31 +40,46 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     """
     data, wanted, every = Dataset.open(run), config.teachers, members(config.teachers)
     check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check(ConfigError)
-    missing = [m for m in every if not run.finished(m.manifest, m.fingerprint(fingerprint))]
-    there = [m for m in missing if m.group.kind in ("saved", "columns")]
-    for member in there:
-        _adopt(member, data, fingerprint)
-    missing = [m for m in missing if m not in there]
-    seconds = 0.0
-    if missing:
-        ask, actors = _placement(wanted, session, len(every))
-        threads = max(1, int(ask.cpus))
-        work = Work(
-            data=data, teachers=wanted, members=every, seed=config.seed, fingerprint=fingerprint, threads=threads
-        )
-        queue = PackQueue.of(_cut(missing, actors, None if wanted.pack_size == "auto" else wanted.pack_size))
-        table = ray.put((data.rows("train"), data.rows("valid")))
-        begun = time.perf_counter()
-        _train_all(queue, work, table, ask, actors, report)
-        seconds = time.perf_counter() - begun
-    return _commit(config, data, fingerprint, len(missing), seconds)
+    files = {number: found.files for number, found in finished_members(run, every, fingerprint).items()}
+    missing = [member for member in every if member.number not in files]
+    for member in missing:
+        if member.group.kind in ("saved", "columns"):
+            files[member.number] = _adopt(member, data, fingerprint)
+    failed: dict[int, KdRayError] = {}
+    begun = time.perf_counter()
+    if missing := [member for member in missing if member.number not in files]:
+        trained, failed = _train(config, data, every, missing, session, report, fingerprint)
+        files |= trained
+        if error := verdict(failed, wanted.allow_failures, len(every)):
+            raise error
+    seconds = time.perf_counter() - begun if missing else 0.0
+    summary = {
+        "members": len(files),
+        "fingerprints": [member.fingerprint(fingerprint) for member in every],
+        "failed": [{"seed": number, "reason": str(failed[number])} for number in sorted(failed)],
+        "trained": len(missing) - len(failed),
+        "training_seconds": seconds,
+        "weighed": [wanted.weights, wanted.clip],
+        "weights": None,
+    }
+    if wanted.weights != "equal":
+        summary["weights"] = _weights(config, data, [member for member in every if member.number in files])
+    records = [record for number in sorted(files) for record in files[number]]
+    manifest = Manifest(fingerprint=fingerprint, files=records, summary=summary)
+    run.commit(TEACHERS_MANIFEST, manifest)
+    run.remove(TEACHERS)
+    return summary
 
 
 def are_those_of(teachers: knobs.Teachers, finished: Manifest) -> bool:
-    """Return whether a finished stage has the very members that are wanted, and weighs them alike."""
-    wanted = [member.fingerprint(finished.fingerprint) for member in members(teachers)]
+    """Return whether a finished stage has the very members that are wanted, and weighs them alike.
+
+    Members that failed are not tried again where as many may fail.
+    """
     facts = finished.summary
-    return bool(facts["fingerprints"] == wanted and facts["weighed"] == [teachers.weights, teachers.clip])
+    if len(facts.get("failed", [])) > teachers.allow_failures or facts["weighed"] != [teachers.weights, teachers.clip]:
+        return False
+    return bool(facts["fingerprints"] == [member.fingerprint(finished.fingerprint) for member in members(teachers)])
 
 
 def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistakes:
@@ -97,7 +117,7 @@ def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistak
     return mistakes
 
 
-def _adopt(member: Member, data: Dataset, fingerprint: str) -> None:
+def _adopt(member: Member, data: Dataset, fingerprint: str) -> list[FileRecord]:
     """Copy a member that is trained already into the run; one given by columns lies in the data."""
     files = []
     data.run.remove(member.manifest)
@@ -107,108 +127,94 @@ def _adopt(member: Member, data: Dataset, fingerprint: str) -> None:
     summary = {"seed": member.number, "kind": member.group.kind, "columns": None}
     manifest = Manifest(fingerprint=member.fingerprint(fingerprint), files=files, summary=summary)
     data.run.commit(member.manifest, manifest)
+    return files
 
 
-def _cut(missing: list[Member], actors: int, pack_size: int | None) -> list[list[int]]:
-    """Networks of one group in packs, every other member alone."""
-    networks: dict[str, list[int]] = {}
+def _train(
+    config: Config,
+    data: Dataset,
+    every: list[Member],
+    missing: list[Member],
+    session: Session,
+    report: Report,
+    fingerprint: str,
+) -> tuple[dict[int, list[FileRecord]], dict[int, KdRayError]]:
+    """Return the files of the members that were trained, and why the others failed."""
+    wanted, ask = config.teachers, _ask(config.teachers, session)
+    fixed = None if wanted.resources == "auto" or wanted.resources.actors == "auto" else wanted.resources.actors
+    alike = _alike(missing, epochs_kept(data.run, TEACHERS), fingerprint)
+    useful = min(fixed or len(missing), useful_actors([len(numbers) for numbers in alike]))
+    with asked_for(ask, useful, session) as grows:
+        slots = useful if grows else session.slots(ask, stage="teachers", at_least=fixed or 1)
+        actors = min(fixed or slots, len(every))
+        pack_size = None if wanted.pack_size == "auto" else wanted.pack_size
+        waiting = [pack for numbers in alike for pack in packs(numbers, actors, pack_size)]
+        n_rows = int(data.schema["rows"]["train"])
+        work = Work(
+            data=data,
+            teachers=wanted,
+            members=every,
+            seed=config.seed,
+            fingerprint=fingerprint,
+            threads=max(1, int(ask.cpus)),
+            gpus=ask.gpus,
+            news_seconds=max(0.1, actors / NEWS_A_SECOND),
+        )
+        driver = Driver(
+            queue=PackQueue.of(waiting, wanted.allow_failures),
+            work=work,
+            table=_table(data, n_rows, ask),
+            rows=n_rows,
+            ask=ask,
+            most=fixed,
+            session=session,
+            report=report,
+        )
+        driver.run()
+    return driver.landed, driver.queue.failed
+
+
+def _table(data: Dataset, n_rows: int, ask: Ask) -> Any:
+    """Put the training and validation rows into the object store once; a worker reads a table that is large."""
+
+    def read() -> tuple[Rows, Rows]:
+        return data.rows("train"), data.rows("valid")
+
+    if 4 * n_rows * data.n_features < LARGE_TABLE:
+        return ray.put(read())
+    return ray.remote(num_cpus=ask.cpus)(read).remote()
+
+
+def _alike(missing: list[Member], kept: dict[str, int], fingerprint: str) -> list[list[int]]:
+    """Networks of one group that were kept after as many epochs can share a pack; every other member is alone."""
+    alike: dict[tuple[str, int], list[int]] = {}
     for member in missing:
-        key = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
-        networks.setdefault(key, []).append(member.number)
-    return [pack for numbers in networks.values() for pack in packs(numbers, actors, pack_size)]
+        model = member.group.model.model_dump_json() if member.group.kind == "mlp" else f"alone {member.number}"
+        key = model, kept.get(member.fingerprint(fingerprint), 0)
+        alike.setdefault(key, []).append(member.number)
+    return list(alike.values())
 
 
-def _placement(config: knobs.Teachers, session: Session, count: int) -> tuple[Ask, int]:
-    """Return what an actor asks for and how many there may be at once."""
+def _ask(config: knobs.Teachers, session: Session) -> Ask:
+    """Return what an actor asks for."""
     given = config.resources
     if given == "auto":
-        given = knobs.Resources(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
-    ask = Ask(cpus=given.cpus, gpus=given.gpus)
-    wanted = 1 if given.actors == "auto" else given.actors
-    slots = session.slots(ask, stage="teachers", at_least=wanted)
-    return ask, min(slots if given.actors == "auto" else wanted, count)
+        return Ask(cpus=1.0, gpus=1.0 if session.total("GPU") >= 1 else 0.0)
+    return Ask(cpus=given.cpus, gpus=given.gpus)
 
 
-def _train_all(queue: PackQueue, work: Work, table: Any, ask: Ask, actors: int, report: Report) -> None:
-    """Keep every actor busy until all packs are done, replacing the dead ones."""
-    remote = ray.remote(num_cpus=ask.cpus, num_gpus=ask.gpus, max_restarts=0)(TeacherActor)
-    count = len(work.members)
-    before = count - sum(len(pack) for pack in queue.waiting)
-    share: dict[Any, float] = {}
-    scores: list[float] = []
-    scored = ("", "")
-    with killed_after([]) as alive:
-        busy: dict[Any, tuple[Any, list[int]]] = {}
-        idle: list[Any] = []
-        while True:
-            while (idle or len(alive) < actors) and (pack := queue.take()):
-                actor = idle.pop() if idle else remote.remote(work, table)
-                if actor not in alive:
-                    alive.append(actor)
-                busy[actor.train.remote(pack)] = (actor, pack)
-            if not busy:
-                return
-            stream = ray.wait(list(busy), num_returns=1)[0][0]
-            actor, pack = busy[stream]
-            try:
-                news = ray.get(next(stream))
-            except StopIteration:
-                del busy[stream], share[stream]
-                idle.append(actor)
-                continue
-            except ray.exceptions.RayActorError:
-                del busy[stream]
-                share.pop(stream, None)
-                alive.remove(actor)
-                _give_up_on(queue.lost(pack))
-                continue
-            except ray.exceptions.RayTaskError as error:
-                raise _blame(error, [work.members[number] for number in pack]) from error
-            if "member" in news:
-                queue.finished(news["member"])
-                scores.append(news["score"])
-                scored = (news["metric"], news["rows"])
-            share[stream] = news["progress"] * len(pack)
-            done = before + len(queue.done)
-            mean = f", mean {scored[0]} {np.mean(scores):.3f} on {scored[1]} rows" if scores else ""
-            under_way = sum(share.values()) + before
-            report(max(done, under_way), count, f"{done} of {count} trained{mean}")
+def _weights(config: Config, data: Dataset, every: list[Member]) -> list[float]:
+    """Have a worker weigh the members by what they say of the validation rows: the driver holds none of them."""
 
-
-def _give_up_on(members: list[int]) -> None:
-    if members:
-        raise TeacherFailedError(
-            f"teacher {members[0]}: its actor died three times while training it; "
-            "it may need more memory than one actor has: lower teachers.pack_size"
-        )
-
-
-def _blame(error: Exception, pack: list[Member]) -> Exception:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, KdRayError):
-        return cause
-    names = ", ".join(member.name for member in pack)
-    return TeacherFailedError(f"{names}: training failed: {cause or error}")
-
-
-def _commit(config: Config, data: Dataset, fingerprint: str, trained: int, seconds: float) -> dict[str, Any]:
-    every = members(config.teachers)
-    summary: dict[str, Any] = {
-        "members": len(every),
-        "fingerprints": [member.fingerprint(fingerprint) for member in every],
-        "trained": trained,
-        "training_seconds": seconds,
-        "weighed": [config.teachers.weights, config.teachers.clip],
-        "weights": None,
-    }
-    if config.teachers.weights != "equal":
+    def weights() -> list[float]:
         valid = data.rows("valid", config.teachers.words)
         with torch.no_grad():
-            ensemble = load_ensemble(data.run, config.teachers, config.seed)
+            ensemble = load_ensemble(data.run, config.teachers, config.seed, every=every)
             logits_MNC = ensemble.logits(torch.from_numpy(valid.features_ND), valid.word_NX)
-        weight_M = weigh(config.teachers.weights, logits_MNC.numpy(), valid.label_N, is_regression=data.is_regression)
-        summary["weights"] = weight_M.tolist()
-    files = [record for member in every for record in member_manifest(data.run, member).files]
-    manifest = Manifest(fingerprint=fingerprint, files=files, summary=summary)
-    data.run.commit(TEACHERS_MANIFEST, manifest)
-    return summary
+        how, label_N = config.teachers.weights, valid.label_N
+        return [float(w) for w in weigh(how, logits_MNC.numpy(), label_N, is_regression=data.is_regression)]
+
+    try:
+        return ray.get(ray.remote(num_cpus=1)(weights).remote(), timeout=DAY_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, KdRayError) else error) from error

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save
 
 from kd_ray import estimators, knobs, modules
+from kd_ray.checkpoints import TEACHERS, Checkpoint
+from kd_ray.concurrency import in_order
 from kd_ray.ensemble import problem_of, spec_of
 from kd_ray.groups import Member, columns_of, rows_of
 from kd_ray.losses import Loss, cross_entropy, reweighted, squared_error
@@ -18,7 +20,7 @@ from kd_ray.packing import PackedMLP
 from kd_ray.rundir import FileRecord, Manifest
 from kd_ray.tables import Dataset, Rows
 from kd_ray.tasks import task_of
-from kd_ray.training import Recipe, fit
+from kd_ray.training import Recipe, diverged, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,12 @@ class Work:
     seed: int
     fingerprint: str
     threads: int
+    gpus: float
+    news_seconds: float
+    """The least time between two words of an epoch: many actors talk to one driver."""
+
+
+LANDED_AT_ONCE = 16
 
 
 def recipe_of(config: knobs.Teachers, n_rows: int) -> Recipe:
@@ -46,16 +54,32 @@ class TeacherActor:
     def __init__(self, work: Work, table: tuple[Rows, Rows]) -> None:
         torch.set_num_threads(work.threads)
         self.work = work
-        self.device = "cuda" if ray.get_gpu_ids() else "cpu"
+        # GPUs that Ray counts may be there in name only; where 0 are given, others' are still to be seen.
+        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        if self.device == "cuda" and work.gpus < 1:
+            torch.cuda.set_per_process_memory_fraction(work.gpus)
         self.train_rows, valid_rows = table
         self.task = task_of(work.data.schema)
         self.judged, self.judged_on = (
             (valid_rows, "validation") if len(valid_rows.label_N) else (self.train_rows, "training")
         )
 
+    def ready(self) -> dict[str, Any]:
+        """Return the node it runs on, and the bytes of its device, its share where that is one of several."""
+        device = None
+        if self.device == "cuda":
+            device = torch.cuda.get_device_properties(0).total_memory * min(1.0, self.work.gpus)
+        return {"node": ray.get_runtime_context().get_node_id(), "device": device}
+
     def train(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
-        """Yield {progress} each epoch, then {progress, member, metric, score, rows} for each member written."""
-        pack = [self.work.members[number] for number in numbers]
+        """Yield {progress} now and then, {failed} of members that diverge, {landed} of those that are written."""
+        said = time.monotonic()
+        for news in self._train([self.work.members[number] for number in numbers]):
+            if len(news) > 1 or time.monotonic() - said >= self.work.news_seconds:
+                said = time.monotonic()
+                yield news
+
+    def _train(self, pack: list[Member]) -> Iterator[dict[str, Any]]:
         for member in pack:
             self.work.data.run.remove(member.manifest)
         if pack[0].group.kind == "mlp":
@@ -63,7 +87,7 @@ class TeacherActor:
         elif pack[0].group.kind == "torch":
             yield from self._train_module(pack[0])
         else:
-            yield self._train_estimator(pack[0])
+            yield _landed([self._train_estimator(pack[0])])
 
     def _train_networks(self, members: list[Member]) -> Iterator[dict[str, Any]]:
         work, rows = self.work, self.train_rows
@@ -73,9 +97,11 @@ class TeacherActor:
         for k, (member, stream) in enumerate(zip(members, streams, strict=True)):
             pack.load(k, spec.initial_weights(stream.weights))
             pack.show(k, columns_of(member.number, work.data.n_features, work.teachers, work.seed))
-        begun = time.perf_counter()
-        losses = []
+        keys = [member.fingerprint(work.fingerprint) for member in members]
+        kept = Checkpoint(work.data.run, TEACHERS, keys, work.teachers.checkpoint_seconds)
+        lost: dict[int, str] = {}
         recipe = recipe_of(work.teachers, len(rows.label_N))
+        names = [member.name for member in members]
         for loss_K in fit(
             pack,
             _tensor(rows.features_ND, self.device),
@@ -83,17 +109,38 @@ class TeacherActor:
             rows=[rows_of(member.number, rows.row_id_N, work.teachers, work.seed) for member in members],
             streams=streams,
             recipe=recipe,
-            names=[member.name for member in members],
+            names=names,
+            may_diverge=True,
+            checkpoint=kept,
         ):
-            losses.append(loss_K)
-            yield {"progress": len(losses) / recipe.epochs}
-        seconds = (time.perf_counter() - begun) / len(members)
+            news = {k: why for k, why in diverged(loss_K, pack, names, len(kept.history)).items() if k not in lost}
+            lost |= news
+            kept.history.append(loss_K[None])
+            progress = len(kept.history) / recipe.epochs
+            failed = [(members[k].number, why) for k, why in news.items()]
+            yield {"progress": progress, "failed": failed} if failed else {"progress": progress}
+            if len(lost) == len(members):
+                return
+        seconds = kept.trained_seconds / len(members)
         with torch.no_grad():
             values_KNC = pack.logits(_tensor(self.judged.features_ND, self.device)).cpu().numpy()
-        for k, (member, values_NC) in enumerate(zip(members, values_KNC, strict=True)):
-            facts = {"loss": [float(loss_K[k]) for loss_K in losses], **self._scores(values_NC)}
+
+        def land(k: int) -> dict[str, Any]:
+            member = members[k]
+            facts = {"loss": [float(loss_1K[0, k]) for loss_1K in kept.history], **self._scores(values_KNC[k])}
             record = work.data.run.write_bytes(f"{member.folder}/model.safetensors", save(pack.weights(k)))
-            yield self._commit(member, record, facts, {"seconds": seconds, "pack": len(members)})
+            return self._commit(member, record, facts, {"seconds": seconds, "pack": len(members)})
+
+        landed: list[dict[str, Any]] = []
+        sound = [k for k in range(len(members)) if k not in lost]
+        for facts in in_order(land, sound):
+            landed.append(facts)
+            if len(landed) == LANDED_AT_ONCE:
+                yield _landed(landed)
+                landed = []
+        if landed:
+            yield _landed(landed)
+        kept.remove()
 
     def _train_module(self, member: Member) -> Iterator[dict[str, Any]]:
         work, rows, streams = self.work, self.train_rows, member.streams(self.work.seed)
@@ -109,7 +156,7 @@ class TeacherActor:
         facts = {"loss": losses, **self._scores(modules.says(module, self.judged.features_ND))}
         content = save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
         record = work.data.run.write_bytes(f"{member.folder}/model.safetensors", content)
-        yield self._commit(member, record, facts, {"seconds": time.perf_counter() - begun, "pack": 1})
+        yield _landed([self._commit(member, record, facts, {"seconds": time.perf_counter() - begun, "pack": 1})])
 
     def _train_estimator(self, member: Member) -> dict[str, Any]:
         work, kind = self.work, member.group.kind
@@ -147,12 +194,16 @@ class TeacherActor:
         self.work.data.run.commit(member.manifest, manifest)
         metric = next(iter(self.task.measures))
         return {
-            "progress": 1.0,
             "member": member.number,
+            "files": [asdict(record)],
             "metric": metric,
             "score": metrics[metric],
             "rows": self.judged_on,
         }
+
+
+def _landed(members: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"progress": 1.0, "landed": members}
 
 
 def _objective(rows: Rows, is_regression: bool, device: str) -> Any:

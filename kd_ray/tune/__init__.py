@@ -13,8 +13,9 @@ from typing import Any
 from kd_ray import proposals, recovery, search, trials
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, ManifestError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import CONFIG, write_config
-from kd_ray.pipeline import STAGES, Steps, fingerprints
+from kd_ray.pipeline import STAGES, Steps
 from kd_ray.progress import Progress, Report, Silent
 from kd_ray.recovery import Measure
 from kd_ray.rundir import RunDir, fingerprint

@@ -190,6 +190,7 @@ def test_status_verify_and_clean_say_how_a_run_is_and_what_is_wrong_with_it(
     content[99] ^= 1
     student.write_bytes(content)
     (tmp_path / "first/data/train/00099.parquet").write_bytes(b"left")
+    assert kd_ray("clean", run).stdout == "data/train/00099.parquet\n"
     damaged = kd_ray("verify", run, "--json")
     assert damaged.returncode == 2
     assert [line.split(":")[0] for line in json.loads(damaged.stdout)["wrong"]] == [str(student)]
@@ -198,7 +199,6 @@ def test_status_verify_and_clean_say_how_a_run_is_and_what_is_wrong_with_it(
     assert f"kd-ray: {student}: is not what export/manifest.json says" in said.stderr
     assert "1 damaged: kd-ray run makes it anew" in said.stderr
     assert "export        missing" in kd_ray("status", run).stdout
-    assert kd_ray("clean", run).stdout == "data/train/00099.parquet\n"
     again = kd_ray("run", *SMALL, "--storage", str(tmp_path), "--name", "first")
     assert again.returncode == 0, again.stderr
     assert "ray: started" not in again.stderr

@@ -1,8 +1,11 @@
 """A cluster of three nodes on this machine, as cluster/local makes it, with a whole run submitted as a job."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,29 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
+from local_clusters import ROOT, SMALL, actors, ask, call, cluster, environment
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
-ROOT = Path(__file__).parents[2]
 JOB_SECONDS = 240
-SMALL = (
-    "--set teachers.count=2 --set teachers.epochs=2 --set student.epochs=2 --set student.replicas=1 "
-    "--set soft_targets.transfer.kind=none"
-)
 MARK = "KD_RAY_LOCAL_CLUSTER"
-
-
-def cluster(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cluster/local/cluster.py"), "--state", str(state), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-
-def ask(url: str, token: str) -> Any:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(request, timeout=20) as reply:
-        return json.load(reply)
 
 
 def left_of(mark: str) -> list[psutil.Process]:
@@ -78,13 +65,47 @@ def client(known: dict[str, Any], token: str, monkeypatch: pytest.MonkeyPatch) -
     return JobSubmissionClient(known["jobs"], headers={"Authorization": f"Bearer {token}"})
 
 
-@pytest.fixture
-def working_dir(tmp_path: Path) -> Path:
-    """What `ray job submit --working-dir` sends: the jobs and the package."""
-    folder = tmp_path / "working"
+@pytest.fixture(scope="module")
+def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout, as far as jobs need it, of a version that no installed kd_ray has."""
+    folder = tmp_path_factory.mktemp("working")
     for name in ("jobs", "kd_ray"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".rayignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    package = folder / "kd_ray/__init__.py"
+    package.write_text(package.read_text().replace('__version__ = "', '__version__ = "99.'))
     return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def inside(known: dict[str, Any], token: str) -> dict[str, str]:
+    return environment(known, token)
+
+
+@pytest.fixture(scope="module")
+def submitted(inside: dict[str, str], working_dir: Path, runs: Path) -> Path:
+    """A whole run, done as a job that Ray's own client submitted."""
+    job = f"python jobs/run_pipeline.py --name x --storage {runs} {SMALL}"
+    send = "ray.scripts.scripts job submit --runtime-env jobs/runtime_env.yaml -- "
+    done = call(send + job, inside, working_dir)
+    assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in runs.glob("x/error.log"))
+    return runs / "x"
+
+
+@pytest.fixture(scope="module")
+def alone(runs: Path) -> Path:
+    """The teachers of the same config, trained on a private node."""
+    words = f"kd_ray.cli run --until teachers --name alone --storage {runs} {SMALL}"
+    done = call(words, os.environ | {"PYTHONPATH": str(ROOT)}, runs)
+    assert done.returncode == 0, done.stderr
+    assert f"files: {runs}/alone" in done.stdout
+    return runs / "alone"
 
 
 def follow(client: JobSubmissionClient, job: str, seconds: float) -> tuple[JobStatus, str]:
@@ -94,28 +115,118 @@ def follow(client: JobSubmissionClient, job: str, seconds: float) -> tuple[JobSt
     return status, client.get_job_logs(job)
 
 
-def test_a_job_on_two_worker_nodes_ends_in_a_finished_run(
-    client: JobSubmissionClient, known: dict[str, Any], token: str, working_dir: Path, tmp_path: Path
-) -> None:
-    job = client.submit_job(
-        entrypoint=f"python jobs/run_pipeline.py --name x --storage {tmp_path / 'runs'} {SMALL}",
-        runtime_env={"working_dir": str(working_dir), "env_vars": {"PYTHONPATH": "."}},
-    )
-    status, said = follow(client, job, JOB_SECONDS)
-    run = tmp_path / "runs/x"
-    assert status == JobStatus.SUCCEEDED, said + "".join(path.read_text() for path in run.glob("error.log"))
-    evaluation = json.loads((run / "evaluation.json").read_text())
+def members(run: Path) -> dict[str, str]:
+    return {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.glob("teachers/*/model.safetensors"))
+    }
+
+
+def test_a_job_on_two_worker_nodes_ends_in_a_finished_run(submitted: Path, known: dict[str, Any], token: str) -> None:
+    evaluation = json.loads((submitted / "evaluation.json").read_text())
     assert evaluation["rows"]["test"] == 1000
     assert 0 < evaluation["metrics"]["student"]["accuracy"] <= 1
+    assert json.loads((submitted / "run.json").read_text())["versions"]["kd-ray"].startswith("99.")
     assert nodes_of_teachers(known, token) == {"worker-1", "worker-2"}
+
+
+def test_kd_ray_submit_runs_the_whole_from_a_checkout_and_brings_the_evaluation(
+    inside: dict[str, str], working_dir: Path, runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my.yaml").write_text("name: mine\n")
+    checkout = inside | {"PYTHONPATH": str(working_dir)}
+    submit = f"kd_ray.cli submit my.yaml --storage {runs} {SMALL}"
+    done = call(f"{submit} --json", checkout, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((runs / "mine/evaluation.json").read_text())
+    assert "teachers: started" in done.stderr
+    assert "outcome" not in done.stderr
+    assert json.loads((runs / "mine/run.json").read_text())["versions"]["kd-ray"].startswith("99.")
+    again = call(submit, checkout, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "finished before" in again.stderr
+    assert "teachers: started" not in again.stderr
+    assert "The student is 27 times smaller than the ensemble." in again.stdout
+    assert f"files: {runs}/mine" in again.stdout.replace("\n", "")
+
+
+def test_members_are_the_same_on_one_node_and_on_two(submitted: Path, alone: Path) -> None:
+    assert not (alone / "soft_targets").exists()
+    assert len(members(submitted)) == 2
+    assert members(alone) == members(submitted)
+
+
+def test_the_jobs_of_the_stages_one_after_another_make_a_run_and_do_nothing_twice(
+    client: JobSubmissionClient, working_dir: Path, runs: Path, alone: Path
+) -> None:
+    shutil.copytree(alone, runs / "staged")  # its teachers are trained
+    common = f"--name staged --storage {runs} {SMALL}"
+    jobs = ("train_teachers", "make_soft_targets", "distill_student", "evaluate_export", "evaluate_export")
+    job = client.submit_job(
+        entrypoint=" && ".join(f"echo '# {name}' && python jobs/{name}.py {common}" for name in jobs),
+        runtime_env={"working_dir": str(working_dir)},
+    )
+    status, said = follow(client, job, JOB_SECONDS)
+    assert status == JobStatus.SUCCEEDED, said
+    parts = [re.findall(r"^(.+): started", part, re.MULTILINE) for part in re.split("^# ", said, flags=re.MULTILINE)]
+    assert [[stage for stage in part if stage != "ray"] for part in parts[1:]] == [
+        [],
+        ["soft targets"],
+        ["student"],
+        ["evaluation", "export", "report"],
+        [],
+    ]
+    assert json.loads((runs / "staged/evaluation.json").read_text())["rows"]["test"] == 1000
+
+
+def test_the_job_that_searches_ends_in_a_leaderboard(inside: dict[str, str], tmp_path: Path, runs: Path) -> None:
+    (tmp_path / "search.yaml").write_text(
+        "data: {split: {valid: 0.1}}\ntune: {space: {student.alpha: [0.5, 1.0]}, rungs: 1}\n"
+    )
+    submit = f"kd_ray.cli submit search.yaml --job tune_student --name searched --storage {runs} {SMALL} --json"
+    done = call(submit, inside, tmp_path)
+    assert done.returncode == 0, done.stderr
+    board = json.loads(done.stdout)
+    assert {entry["knobs"]["student.alpha"] for entry in board["combinations"]} == {0.5, 1.0}
+    assert board == json.loads((runs / "searched/tune/leaderboard.json").read_text())
+
+
+def test_ctrl_c_leaves_a_job_alone_and_stop_ends_it(
+    client: JobSubmissionClient, known: dict[str, Any], inside: dict[str, str], tmp_path: Path, runs: Path
+) -> None:
+    (tmp_path / "long.yaml").write_text("teachers: {epochs: 100000}\n")
+    words = ["kd_ray.cli", "submit", "long.yaml", "--storage", str(runs), "--name", "long", "--submission-id", "long"]
+    command = [sys.executable, "-m", *words]
+    with subprocess.Popen(command, env=inside, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as submitting:
+        assert submitting.stderr is not None
+        while "teachers: started" not in submitting.stderr.readline():
+            assert submitting.poll() is None
+        submitting.send_signal(signal.SIGINT)
+        left = submitting.stderr.read()
+        assert submitting.wait(30) == 130
+    assert "the job goes on: the same command follows it again, and this ends it: kd-ray submit --stop long" in left
+    assert client.get_job_status("long") == JobStatus.RUNNING
+    stopped = call("kd_ray.cli submit --stop long", inside, tmp_path)
+    assert (stopped.returncode, stopped.stdout) == (0, "job long: STOPPED\n"), stopped.stderr
+    deadline = time.monotonic() + 30
+    while teachers_alive(known, inside["RAY_AUTH_TOKEN"]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert teachers_alive(known, inside["RAY_AUTH_TOKEN"]) == []
+
+
+def teachers(known: dict[str, Any], token: str) -> list[dict[str, Any]]:
+    return [actor for actor in actors(known, token) if "Teacher" in actor["class_name"]]
+
+
+def teachers_alive(known: dict[str, Any], token: str) -> list[str]:
+    return [actor["actor_id"] for actor in teachers(known, token) if actor["state"] != "DEAD"]
 
 
 def nodes_of_teachers(known: dict[str, Any], token: str) -> set[str]:
     """The names of the nodes that held a teachers' actor, dead by now, as Ray's state API tells it."""
-    actors = ask(f"{known['jobs']}/api/v0/actors?detail=true&limit=1000", token)["data"]["result"]["result"]
     nodes = ask(f"{known['jobs']}/api/v0/nodes?detail=true", token)["data"]["result"]["result"]
     names = {node["node_id"]: node["node_name"] for node in nodes}
-    return {names[actor["node_id"]] for actor in actors if "Teacher" in actor["class_name"]}
+    return {names[actor["node_id"]] for actor in teachers(known, token)}
 
 
 def test_a_job_may_first_wait_for_nodes(client: JobSubmissionClient, working_dir: Path) -> None:
@@ -145,14 +256,6 @@ def test_a_wrong_token_is_refused(known: dict[str, Any]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(f"{known['jobs']}/api/jobs/", "0" * 64)
     assert refused.value.code in (401, 403)
-
-
-def test_joining_with_a_wrong_token_is_one_line_and_exit_code_2(known: dict[str, Any], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kd_ray.cli", "run", "--address", known["gcs"], "--storage", str(tmp_path)]
-    wrong = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=wrong, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "RAY_AUTH_TOKEN set as it was started" in done.stderr
 
 
 def test_the_token_and_its_folder_are_the_owners_alone(state: Path) -> None:

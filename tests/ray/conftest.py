@@ -9,7 +9,12 @@ import pytest
 import ray
 
 from kd_ray import Config, Result, run
-from kd_ray.session import quoted_python
+from kd_ray.pipeline import STAGES, Steps
+from kd_ray.progress import Silent
+from kd_ray.rundir import RunDir
+from kd_ray.session import Session, quoted_python
+
+TESTS = Path(__file__).parents[1]
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -34,6 +39,8 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def node() -> Iterator[None]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    # Workers import what lies beside the tests.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     ray.init(
         address="local",
         num_cpus=4,
@@ -61,3 +68,15 @@ def do(node: None) -> Callable[..., Result]:
 def small(do: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A finished small run that tests read and do not change."""
     return do(tmp_path_factory.mktemp("runs with a space"))
+
+
+@pytest.fixture(scope="session")
+def labelled(node: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunDir]:
+    """A small run as far as its soft targets, that tests copy from."""
+    config = Config.of(SMALL)
+    here = RunDir.at(str(tmp_path_factory.mktemp("labelled")), config.name)
+    with Session() as session:
+        steps = Steps(config, here, session, Silent())
+        for stage in STAGES[:3]:
+            steps.do(stage)
+    return config, here

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from kd_ray import Config, Result, evaluate, student, tables
+from kd_ray.feeds import Streams
 from kd_ray.losses import squared_error
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
@@ -24,7 +25,7 @@ from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.summary import show
 from kd_ray.tables import TEACHERS_MANIFEST
-from kd_ray.training import Recipe, Streams, fit
+from kd_ray.training import Recipe, fit
 
 pytestmark = pytest.mark.ray
 BUNDLE = {"variants": [{"name": "student", "bytes": 1_000, "recommended": True}]}

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from sklearn.model_selection import train_test_split
 
-from kd_ray import data, pipeline
+from kd_ray import data
 from kd_ray.config import Config
 from kd_ray.data import encode, passes, pieces, recipe, splits
 from kd_ray.errors import DataError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.preprocess import Preprocessor
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
@@ -258,10 +259,10 @@ def test_many_files_and_small_batches_give_the_same_rows(tmp_path: Path, monkeyp
 
 def test_the_stage_is_done_anew_where_a_file_or_the_columns_of_members_change(tmp_path: Path) -> None:
     made = config(tmp_path, TABLE)
-    before = pipeline.fingerprints(made)["data"]
-    assert pipeline.fingerprints(made)["data"] == before
+    before = fingerprints(made)["data"]
+    assert fingerprints(made)["data"] == before
     pq.write_table(TABLE.slice(1), tmp_path / "t.parquet")
-    assert pipeline.fingerprints(made)["data"] != before
+    assert fingerprints(made)["data"] != before
 
 
 BAD_FLOATS = pa.array([*[1.0, np.nan] * (N // 2 - 1), np.inf, -np.inf])

@@ -12,10 +12,11 @@ from made_run import classification, made_run
 
 from kd_ray import Config, keeping, tables
 from kd_ray.errors import RunBusyError
+from kd_ray.fingerprints import fingerprints
 from kd_ray.finished import read_config
 from kd_ray.groups import members
 from kd_ray.keeping.reasons import attributed, changes
-from kd_ray.pipeline import STAGES, fingerprints
+from kd_ray.pipeline import STAGES
 from kd_ray.rundir import Manifest, RunDir
 
 

@@ -6,9 +6,10 @@ import torch
 
 from kd_ray import modules
 from kd_ray.errors import ConfigError, DivergedError
+from kd_ray.feeds import Feed
 from kd_ray.knobs import Group
 from kd_ray.tables import Rows
-from kd_ray.training import Feed, Recipe
+from kd_ray.training import Recipe
 
 RNG = np.random.default_rng(5)
 RECIPE = Recipe(epochs=3, steps=5, batch_size=16, learning_rate=1e-2, weight_decay=1e-3)

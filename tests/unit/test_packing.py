@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from kd_ray.feeds import Streams
 from kd_ray.inputs import Encode
 from kd_ray.models import MLP
 from kd_ray.packing import PackedMLP
-from kd_ray.training import Streams
 
 SPECS = [
     MLP.of(n_features=20, hidden=[256, 128, 64], n_classes=2, dropout=[0.3, 0.3, 0.0]),

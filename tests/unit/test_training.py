@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from kd_ray.errors import DivergedError
+from kd_ray.feeds import Feed, Share, Streams
 from kd_ray.losses import Loss, cross_entropy
 from kd_ray.models import MLP
+from kd_ray.optimizers import Rates
 from kd_ray.packing import PackedMLP
-from kd_ray.training import Feed, Rates, Recipe, Share, Streams, fit
+from kd_ray.training import Recipe, fit
 
 SPEC = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[])
 DROPPING = MLP.of(n_features=6, hidden=[9, 5], n_classes=3, dropout=[0.3, 0.0])
