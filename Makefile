@@ -4,10 +4,12 @@ PY := .venv/bin/python
 READY := .venv/.ready
 S3_READY := .venv/s3/.ready
 MLFLOW_READY := .venv/mlflow/.ready
+MOTO_READY := .venv/moto/.ready
 AUDIT_READY := .venv/audit/.ready
 CHROMIUM := /usr/bin/chromium
+STRACE := /usr/bin/strace
 
-.PHONY: help setup demo test bench lint audit clean
+.PHONY: help setup demo test bench chaos lint audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -22,6 +24,9 @@ test: lint $(S3_READY) $(MLFLOW_READY) $(CHROMIUM)  ## lint, then every test
 
 bench: $(READY)  ## measure kd_ray against the plain loop
 	$(PY) -m benchmarks
+
+chaos: $(READY) $(S3_READY) $(MOTO_READY) $(STRACE)  ## kill, fill, damage and fuzz runs: hours; CHAOS="driver=5 order" for less
+	$(PY) -m tests.chaos $(CHAOS)
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -58,6 +63,15 @@ $(MLFLOW_READY): tests/mlflow-server.txt | $(READY)
 	@$(PY) -m venv --clear .venv/mlflow
 	@.venv/mlflow/bin/python -m pip install -q --disable-pip-version-check -r tests/mlflow-server.txt
 	@touch $@
+
+$(MOTO_READY): tests/s3-second-server.txt | $(READY)
+	@$(PY) -m venv --clear .venv/moto
+	@.venv/moto/bin/python -m pip install -q --disable-pip-version-check -r tests/s3-second-server.txt
+	@touch $@
+
+$(STRACE):
+	-@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace >/dev/null; }
 
 # In an environment of its own, so that the auditor is not part of what is audited.
 $(AUDIT_READY): | $(READY)

@@ -66,12 +66,12 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     """Return export/bundle.json. Raises ManifestError where it is missing, damaged or of a newer version."""
     path = folder / BUNDLE
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError:
         why = "has no finished export" if folder.is_dir() else "is no run directory"
         raise ManifestError(f"{folder}: {why}: there is no bundle.json; kd-ray run makes it") from None
     try:
-        bundle = json.loads(text)
+        bundle = json.loads(content)
         found = bundle["format"]
     except (ValueError, KeyError, TypeError):
         raise ManifestError(f"{path}: is not what kd-ray writes; run again to make it anew") from None

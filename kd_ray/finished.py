@@ -1,6 +1,9 @@
 """Finished runs, opened again: by their path, with the config that they were made with, and with nobody's code."""
 
 import posixpath
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kd_ray import yaml_io
@@ -76,3 +79,23 @@ def check_trusted(config: Config, *, trust: bool) -> None:
             f"the run's ensemble needs the code {', '.join(named)}, which would be imported from your Python path: say "
             f"{TRUST} if you trust it"
         )
+
+
+@contextmanager
+def reading(run: str) -> Iterator[None]:
+    """Raise ManifestError for whatever goes wrong inside, where a run that came from elsewhere is read.
+
+    Sums and sizes only show that files are as somebody wrote them, not that it was kd-ray.
+    """
+    try:
+        yield
+    except KdRayError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        why = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        raise ManifestError(
+            f"{run}: cannot be read: {type(error).__name__}: {why} ({posixpath.basename(at.filename)}:{at.lineno}); it "
+            "holds what kd-ray does not write, or this is a fault of kd-ray's own; kd-ray verify says whether it was "
+            "damaged"
+        ) from error

@@ -17,11 +17,14 @@ def lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
         if item["type"] == "whole_line":
             lines.setdefault(item["msg"], item["msg"])
             continue
+        if item["type"] == "extra_forbidden":
+            keys, node, _ = _resolve(item["loc"][:-1], root)
+            name = str(item["loc"][-1])
+            key = ".".join([*keys, name])
+            lines.setdefault(key, _unknown_key(key, name, list(node.model_fields)))
+            continue
         keys, node, field = _resolve(item["loc"], root)
         key = ".".join(keys)
-        if item["type"] == "extra_forbidden" and node is not None:
-            lines.setdefault(key, _unknown_key(key, keys[-1], list(node.model_fields)))
-            continue
         allowed = (field.json_schema_extra or {}).get("allowed") if field is not None else None
         lines.setdefault(key, f"{key or 'config'}: must be {allowed or item['msg']}; got {short(item['input'])}")
     return [line for key, line in lines.items() if not any(other.startswith(f"{key}.") for other in lines)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kd_ray.errors import KdRayError, ResourceError
+from kd_ray.guard import Guard
 from kd_ray.interrupts import deferred
 from kd_ray.rundir import RunDir
 from kd_ray.scheduling import Ask
@@ -38,6 +39,7 @@ class Session:
         self._environment: dict[str, str | None] = {}
         self.started = False
         self._is_ours = True
+        self._guard: Guard | None = None
 
     def __enter__(self) -> "Session":
         _hush()
@@ -86,6 +88,8 @@ class Session:
                     runtime_env=quoted_python(),
                     **quiet,
                 )
+                node: Any = ray._private.worker._global_node
+                self._guard = Guard([one.process.pid for each in node.all_processes.values() for one in each])
             else:
                 self._join(quiet)
         _hush()
@@ -127,6 +131,9 @@ class Session:
 
             with deferred():
                 ray.shutdown()
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
         self.started = False
         for name, value in self._environment.items():
             if value is None:

@@ -8,7 +8,7 @@ import typer
 
 from kd_ray import __version__, interrupts
 from kd_ray.cli import keeping, making, submitting, tuning, using
-from kd_ray.cli.console import InterruptedRunError, app
+from kd_ray.cli.console import InterruptedRunError, app, printable
 from kd_ray.errors import KdRayError
 
 __all__ = ["keeping", "main", "making", "submitting", "tuning", "using"]
@@ -37,7 +37,7 @@ def main() -> None:
         app(standalone_mode=True)
     except KdRayError as error:
         for line in str(error).splitlines():
-            print(f"kd-ray: {line}", file=sys.stderr)
+            print(f"kd-ray: {printable(line)}", file=sys.stderr)
         code = error.exit_code
     except InterruptedRunError as error:
         print(f"kd-ray: interrupted; {error}", file=sys.stderr)

@@ -57,3 +57,8 @@ def _say(file: IO[str], line: str) -> None:
     """Print a line of progress; that nobody reads it any more is no reason to end a run."""
     with contextlib.suppress(BrokenPipeError):
         print(line, file=file, flush=True)
+
+
+def printable(line: str) -> str:
+    """Return a line as a terminal can show it: what would move its cursor, or be no text, is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -26,10 +26,17 @@ def predict(
 ) -> None:
     """Score a table of any size with a run's exported student."""
     from kd_ray import predict as scoring
+    from kd_ray.finished import reading
     from kd_ray.session import Session
 
     scoring.check_out(out)
-    with interruptible(), display() as progress, Session(address) as session, progress.stage("predict") as report:
+    with (
+        interruptible(),
+        reading(run),
+        display() as progress,
+        Session(address) as session,
+        progress.stage("predict") as report,
+    ):
         rows = scoring.predict(
             run, source, out, session=session, report=report, ensemble=ensemble, variant=variant, keep=keep, trust=trust
         )
@@ -47,12 +54,12 @@ def bench(
     from rich.console import Console
 
     from kd_ray import export, latency, summary
-    from kd_ray.finished import check_trusted, open_run
+    from kd_ray.finished import check_trusted, open_run, reading
     from kd_ray.tables import DATA_MANIFEST, TEACHERS_MANIFEST
 
     here, config = open_run(run, DATA_MANIFEST, TEACHERS_MANIFEST, export.MANIFEST)
     check_trusted(config, trust=trust)
-    with interruptible(), display() as progress, progress.stage("bench") as report:
+    with interruptible(), reading(run), display() as progress, progress.stage("bench") as report:
         found = latency.write(here, config, latency.BRIEF if brief else latency.THOROUGH, report)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -70,12 +77,12 @@ def report(
     from kd_ray import pipeline
     from kd_ray import report as pages
     from kd_ray.evaluate import MANIFEST
-    from kd_ray.finished import check_trusted, open_run
+    from kd_ray.finished import check_trusted, open_run, reading
 
     opened = [open_run(path, MANIFEST) for path in runs]
     if len(opened) > 1 and out is None:
         raise ConfigError("--out: must name the page that compares several runs")
-    with interruptible():
+    with interruptible(), reading(" ".join(runs)):
         if len(opened) > 1:
             page = pages.compare([run for run, _ in opened])
         else:

@@ -88,9 +88,8 @@ def _mistake(line: str) -> PydanticCustomError:
 
 def _check_name(name: str) -> None:
     if name not in SEARCHED:
-        raise _mistake(
-            f"tune.space: {name}: cannot be searched{near(name, list(SEARCHED))} allowed here: {', '.join(SEARCHED)}"
-        )
+        hint = near(name, list(SEARCHED)) or ";"
+        raise _mistake(f"tune.space: {name}: cannot be searched{hint} allowed here: {', '.join(SEARCHED)}")
 
 
 def _check_values(name: str, values: list[Any]) -> None:

@@ -65,6 +65,12 @@ def test_an_unknown_key_is_refused_at_every_level(path: tuple[str, ...]) -> None
     assert f"config: {key}: unknown key; allowed here: " in said(nested((*path, "zzz"), 1))
 
 
+@pytest.mark.parametrize("key", ["stora[ge", "int", "Resources", "", "a.b"])
+def test_a_key_of_any_letters_is_an_unknown_key(key: str) -> None:
+    assert f"config: {key}: unknown key; " in said({key: 1})
+    assert f"config: teachers.{key}: unknown key; " in said({"teachers": {key: 1}})
+
+
 def test_a_misspelt_key_is_answered_with_the_near_one() -> None:
     assert "teachers.epoch: unknown key; did you mean 'epochs'?" in said({"teachers": {"epoch": 3}})
 
