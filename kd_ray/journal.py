@@ -73,7 +73,7 @@ class Journal:
 
     def write(self) -> None:
         begun = time.monotonic()
-        self.run.write_json(FILE, self._to_json())
+        self.run.write_sealed(FILE, self._to_json())
         now = time.monotonic()
         self._due = now + max(SECONDS, SHARE * (now - begun))
 

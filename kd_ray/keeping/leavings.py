@@ -1,7 +1,8 @@
 """What killed attempts left in a run: files written aside, Ray's own scratch, and files that no manifest names.
 
-Only folders that are kd-ray's are looked through; what else a user puts into a run stays. Where a manifest cannot be
-read, nobody knows what it names, and only what is written aside and Ray's scratch is a leaving.
+Only folders that are kd-ray's are looked through; what else a user puts into a run stays, and so does what a stage
+under way goes on from. Where a manifest cannot be read, nobody knows what it names, and only what is written aside and
+Ray's scratch is a leaving.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from kd_ray import commits
 from kd_ray.commits import ASIDE, FileRecord, is_manifest
 from kd_ray.errors import ManifestError
 from kd_ray.rundir import RunDir
+from kd_ray.tables import SOFT_TARGETS_MANIFEST, STUDENT_MANIFEST, TEACHERS_MANIFEST
 
 STAGES = (
     "data",
@@ -21,8 +23,15 @@ STAGES = (
     "export",
     "tune/packs",
     "tensorboard",
+    "checkpoints",
 )
 SCRATCH = ("ray_train", "ray_tune")
+UNDER_WAY = {
+    "checkpoints/teachers": TEACHERS_MANIFEST,
+    "checkpoints/student": STUDENT_MANIFEST,
+    "soft_targets": SOFT_TARGETS_MANIFEST,
+}
+"""Folders whose files a stage goes on from until its manifest is there."""
 BESIDE = ("export/latency.json",)
 """In a stage's folder, and written whenever someone asks for it."""
 
@@ -45,6 +54,8 @@ def leavings(run: RunDir) -> list[Leaving]:
     def is_left(path: str) -> bool:
         if ASIDE.search(path) or path.startswith(_under(SCRATCH)):
             return True
+        if any(path.startswith(f"{folder}/") and manifest not in sizes for folder, manifest in UNDER_WAY.items()):
+            return False
         return path.startswith(_under(STAGES)) and path not in named
 
     return [Leaving(path, size) for path, size in sizes.items() if is_left(path)]

@@ -17,10 +17,14 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import torch
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import RunningState
 
+from kd_ray import knobs
 from kd_ray.errors import KdRayError, ResourceError, RunError
+from kd_ray.scheduling import Ask
+from kd_ray.session import Session
 from kd_ray.student.worker import Tell, Work, train_on_worker
 
 MAX_FAILURES = 5
@@ -42,6 +46,36 @@ class Size:
     def asked(self) -> int | tuple[int, int]:
         """As Ray Train takes it."""
         return self.least if self.least == self.most else (self.least, self.most)
+
+
+def size_of(config: knobs.Student, session: Session) -> Size | None:
+    """Return how many Ray Train workers there are to be, None for this process. Raises ResourceError."""
+    given = config.workers
+    if given == "auto" and session.is_local:
+        return None
+    gpus = int(session.total("GPU"))
+    if given == "auto":
+        given = gpus or 1
+    least, most = given if isinstance(given, list) else (given, given)
+    size = Size(least=least, most=most, use_gpu=gpus >= least)
+    session.slots(Ask(cpus=1.0, gpus=1.0 if size.use_gpu else 0.0), stage="student", at_least=least)
+    return size
+
+
+def train_here(work: Work, show: Tell) -> None:
+    """Run the job in this process: Ray Train's local mode, which starts in a tenth of a second."""
+    trainer = ray.train.torch.TorchTrainer(
+        train_on_worker,
+        train_loop_config={"work": work, "tell": show},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+    )
+    threads = torch.get_num_threads()
+    # Such small products gain little from a second thread, and lose all where another program wants the core.
+    torch.set_num_threads(1)
+    try:
+        trainer.fit()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_on_workers(work: Work, size: Size, show: Tell) -> None:

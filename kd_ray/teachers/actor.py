@@ -125,11 +125,13 @@ class TeacherActor:
         with torch.no_grad():
             values_KNC = pack.logits(_tensor(self.judged.features_ND, self.device)).cpu().numpy()
 
+        run_facts = {"seconds": seconds, "pack": len(members), "taken_up": kept.taken_up}
+
         def land(k: int) -> dict[str, Any]:
             member = members[k]
             facts = {"loss": [float(loss_1K[0, k]) for loss_1K in kept.history], **self._scores(values_KNC[k])}
             record = work.data.run.write_bytes(f"{member.folder}/model.safetensors", save(pack.weights(k)))
-            return self._commit(member, record, facts, {"seconds": seconds, "pack": len(members)})
+            return self._commit(member, record, facts, run_facts)
 
         landed: list[dict[str, Any]] = []
         sound = [k for k in range(len(members)) if k not in lost]

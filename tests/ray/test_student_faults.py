@@ -1,7 +1,5 @@
 """Workers that die, hang, diverge or do not start while they distill a student."""
 
-import functools
-import json
 import os
 import signal
 import time
@@ -26,30 +24,41 @@ from kd_ray.student import job
 pytestmark = pytest.mark.ray
 
 Act = Callable[[], None]
-EPOCHS = 400
+EPOCHS, EVENTFUL = 20, 12
 KNOBS = {
     "epochs": EPOCHS,
     "batch_size": 16,
     "replicas": 2,
     "model": {"hidden": [6], "dropout": [0.3]},
-    "checkpoint_seconds": 0.05,
+    "checkpoint_seconds": 0,
     "workers": 2,
 }
 
 
-def distill(run: RunDir, act: Act | None = None, **changes: Any) -> dict[str, Any]:
-    """Distill a student; do something to its workers, once, when they are under way and have a checkpoint."""
+def distill(run: RunDir, report: Any = lambda done, total, note: None, **changes: Any) -> dict[str, Any]:
     config = Config.of({"name": run.name, "storage": run.storage, "student": KNOBS | changes})
-    left = [act] if act else []
+    return student.distill(config, run, Session(), report, "f")
 
-    def report(done: float, total: float, note: str) -> None:
-        if left and Path(run.path(STUDENT)).exists():
-            left.pop()()
 
-    try:
-        return student.distill(config, run, Session(), report, "f")
-    finally:
-        assert not left, "it ended before it was disturbed"
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Act], None]:
+    """Have the first worker do something after epoch 12, once in all its lives; its 11 epochs are kept then."""
+    tell, done = job._tell_board, tmp_path / "done"
+
+    def plan(act: Act) -> None:
+        def tell_and_act(board: Any, epoch: int, note: str) -> None:
+            tell(board, epoch, note)
+            if epoch == EVENTFUL and not done.exists():
+                done.touch()
+                act()
+
+        monkeypatch.setattr(job, "_tell_board", tell_and_act)
+
+    return plan
+
+
+def end(signum: int) -> Act:
+    return lambda: os.kill(os.getpid(), signum)
 
 
 def bits(run: RunDir) -> list[bytes]:
@@ -66,10 +75,6 @@ def workers() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def signalled(signum: int) -> None:
-    os.kill(workers()[-1].pid, signum)
 
 
 @contextmanager
@@ -92,33 +97,38 @@ def quiet(node: None, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def test_a_killed_worker_is_replaced_and_the_student_has_the_bits_of_an_undisturbed_one(
-    quiet: RunDir, tmp_path: Path
+    quiet: RunDir, once: Callable[[Act], None], tmp_path: Path
 ) -> None:
+    once(end(signal.SIGKILL))
     run = labelled_run(tmp_path)
-    (epoch,) = distill(run, functools.partial(signalled, signal.SIGKILL))["taken_up"]
-    assert 0 < epoch < EPOCHS
+    assert distill(run)["taken_up"] == [EVENTFUL - 1]
     assert bits(run) == bits(quiet)
     assert not Path(run.path(STUDENT)).exists()
     assert not Path(run.path("ray_train")).exists()
 
 
-def test_a_worker_that_hangs_is_replaced(quiet: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "STEP_SECONDS", 10.0)
-    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "10")
+def test_a_worker_that_hangs_is_replaced(
+    quiet: RunDir, once: Callable[[Act], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "STEP_SECONDS", 15.0)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "15")
+    once(end(signal.SIGSTOP))
     run = labelled_run(tmp_path)
-    assert distill(run, functools.partial(signalled, signal.SIGSTOP))["taken_up"]
+    assert distill(run)["taken_up"][0] == EVENTFUL - 1
     assert bits(run) == bits(quiet)
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up_with_the_reason(
-    node: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: None, once: Callable[[Act], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "MAX_FAILURES", 0)
+    once(end(signal.SIGKILL))
     run = labelled_run(tmp_path)
     with pytest.raises(RunError, match="student: its workers failed 1 times, the last one so: "):
-        distill(run, functools.partial(signalled, signal.SIGKILL), workers=1)
+        distill(run, workers=1)
     assert not Path(run.path("ray_train")).exists()
     assert not Path(run.path("student")).exists()
+    assert distill(run, workers=1)["taken_up"] == [EVENTFUL - 1]
 
 
 def test_a_student_that_diverges_on_workers_ends_the_job_without_another_try(node: None, tmp_path: Path) -> None:
@@ -126,10 +136,11 @@ def test_a_student_that_diverges_on_workers_ends_the_job_without_another_try(nod
         distill(labelled_run(tmp_path), learning_rate=1e9)
 
 
-def test_an_interrupted_job_leaves_no_worker_behind(node: None, tmp_path: Path) -> None:
-    def interrupt() -> None:
+def test_an_interrupted_job_leaves_no_worker_behind(node: None, once: Callable[[Act], None], tmp_path: Path) -> None:
+    def interrupt(done: float, total: float, note: str) -> None:
         raise KeyboardInterrupt
 
+    once(lambda: time.sleep(600))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         distill(labelled_run(tmp_path), interrupt)
@@ -140,13 +151,17 @@ def test_an_interrupted_job_leaves_no_worker_behind(node: None, tmp_path: Path) 
     assert not workers()
 
 
-def test_an_elastic_job_takes_the_room_there_is(node: None, tmp_path: Path) -> None:
-    run = labelled_run(tmp_path)
-    seen: list[int] = []
+def test_an_elastic_job_takes_the_room_there_is(node: None, once: Callable[[Act], None], tmp_path: Path) -> None:
+    seen, run = tmp_path / "seen", labelled_run(tmp_path)
+
+    def count() -> None:
+        seen.write_text(str(ray.train.get_context().get_world_size()))
+
+    once(count)
     with held(cpus=2):
-        distill(run, lambda: seen.append(len(workers())), workers=[1, 3])
-    assert seen == [2]
-    assert json.loads(Path(run.path("student/metrics.json")).read_text())["loss"][0] < 1.0
+        distill(run, workers=[1, 3])
+    assert seen.read_text() == "2"
+    assert Path(run.path("student/model.safetensors")).exists()
 
 
 def test_workers_that_cannot_start_are_waited_for_with_a_bound(

@@ -342,6 +342,7 @@ CHANGED = {
         "weight_decay": 0.5,
         "resources": {"cpus": 0.5, "gpus": 0.25, "actors": 2},
         "pack_size": 4,
+        "checkpoint_seconds": 0,
         "allow_failures": 2,
         "deadline_seconds": 9.5,
     },
@@ -352,6 +353,7 @@ CHANGED = {
         "deadline_seconds": 7.0,
     },
     "student": {
+        "checkpoint_seconds": 5,
         "model": {"kind": "mlp", "hidden": [5], "dropout": [0.5], "one_hot": 0, "embedding": 1},
         "loss": "huber",
         "class_weights": "balanced",
