@@ -86,7 +86,9 @@ def train_on_workers(work: Work, size: Size, show: Tell) -> None:
     scratch = f"ray_train/{uuid.uuid4().hex[:12]}"
     work.run.filesystem.create_dir(work.run.path(scratch), recursive=True)
     here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-    board = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
+    board = ray.remote(num_cpus=0, label_selector=here, name=f"student of {work.run.name}, {scratch[-12:]}")(
+        Board
+    ).remote()
     trainer = ray.train.torch.TorchTrainer(
         train_on_worker,
         train_loop_config={

@@ -4,6 +4,7 @@ What it holds grows with the actors, and by a line a member; no weights pass her
 """
 
 import math
+import secrets
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,6 +59,7 @@ class Driver:
         self._remote = ray.remote(
             num_cpus=self.ask.cpus, num_gpus=self.ask.gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )(TeacherActor)
+        self._hired, self._mark = 0, secrets.token_hex(3)  # names stay taken for a while after an actor's end
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._jobs: dict[Any, Job] = {}
@@ -101,7 +103,9 @@ class Driver:
         useful = len(self._jobs) + (0 if self.queue.is_over else len(self.queue.waiting))
         room = self.ask.slots(self._nodes)
         while len(self._alive) < min(room if self.most is None else self.most, room, useful):
-            actor = self._remote.remote(self.work, self.table)
+            self._hired += 1
+            name = f"teachers of {self.work.data.run.name}, actor {self._hired}, {self._mark}"
+            actor = self._remote.options(name=name).remote(self.work, self.table)
             self._alive.append(actor)
             self._starting[actor.ready.remote()] = actor
             self._moved = time.monotonic()
