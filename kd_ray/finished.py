@@ -83,7 +83,7 @@ def check_trusted(config: Config, *, trust: bool) -> None:
 
 @contextmanager
 def reading(run: str) -> Iterator[None]:
-    """Raise ManifestError for whatever goes wrong inside, where a run that came from elsewhere is read.
+    """Raise ManifestError for what strange values lead to inside, where a run that came from elsewhere is read.
 
     Sums and sizes only show that files are as somebody wrote them, not that it was kd-ray.
     """
@@ -91,7 +91,7 @@ def reading(run: str) -> Iterator[None]:
         yield
     except KdRayError:
         raise
-    except Exception as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
         why = (str(error).strip() or repr(error)).splitlines()[0][:300]
         raise ManifestError(
