@@ -101,7 +101,8 @@ def test_weights_that_are_not_the_models_are_refused_by_name(run: RunDir, wrong:
     else:
         weights[f"{name}.more"] = torch.zeros(1)
     record = run.write_bytes("teachers/0000/model.safetensors", save(weights))
-    recommit(run, "teachers/0000/teacher.json", record)
+    for manifest in ("teachers/0000/teacher.json", "teachers/manifest.json"):
+        recommit(run, manifest, record)
     with pytest.raises(ManifestError, match=rf"0000/model.safetensors: must hold the weights .*{name}\S* must be "):
         load_ensemble(run, config.teachers, config.seed)
 
