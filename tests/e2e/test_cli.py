@@ -95,7 +95,7 @@ def test_a_run_goes_on_where_nobody_reads_its_progress(first: subprocess.Complet
         (["--set", "data.options.n_classes=1"], "must have at least 2 classes"),
         (["--set", "data.options.n_informative=40"], "data.options: make_classification refuses them"),
         (["--set", "data.split.test=4999"], "the train split must have"),
-        (["--address", "127.0.0.1:1", *SMALL], "must answer at 127.0.0.1:1"),
+        (["--address", "127.0.0.1:1", *SMALL], "no Ray cluster answers at 127.0.0.1:1"),
         (["--storage", "nosuch://x"], "storage: must be a folder or a URI"),
     ],
 )
