@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -358,11 +359,13 @@ class Watch:
 
     @contextmanager
     def allowing(self, *folders: Path) -> Iterator[None]:
+        """Allow changes in `folders`; what is temporary goes to the last of them."""
         self.allowed, self._seen, self.on = tuple(map(str, folders)), [], True
+        tempfile.tempdir = str(folders[-1])
         try:
             yield
         finally:
-            self.on = False
+            self.on, tempfile.tempdir = False, None
 
     def seen(self) -> list[str]:
         return sorted(set(self._seen))

@@ -230,7 +230,7 @@ def nodes_of_teachers(known: dict[str, Any], token: str) -> set[str]:
     """The names of the nodes that held a teachers' actor, dead by now, as Ray's state API tells it."""
     nodes = ask(f"{known['jobs']}/api/v0/nodes?detail=true", token)["data"]["result"]["result"]
     names = {node["node_id"]: node["node_name"] for node in nodes}
-    return {names[actor["node_id"]] for actor in teachers(known, token)}
+    return {names[actor["node_id"]] for actor in teachers(known, token) if actor["node_id"]}
 
 
 def test_a_job_may_first_wait_for_nodes(client: JobSubmissionClient, working_dir: Path) -> None:
