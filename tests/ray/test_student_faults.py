@@ -151,19 +151,6 @@ def test_an_interrupted_job_leaves_no_worker_behind(node: None, once: Callable[[
     assert not workers()
 
 
-def test_an_elastic_job_takes_the_room_there_is(node: None, once: Callable[[Act], None], tmp_path: Path) -> None:
-    seen, run = tmp_path / "seen", labelled_run(tmp_path)
-
-    def count() -> None:
-        seen.write_text(str(ray.train.get_context().get_world_size()))
-
-    once(count)
-    with held(cpus=2):
-        distill(run, workers=[1, 3])
-    assert seen.read_text() == "2"
-    assert Path(run.path("student/model.safetensors")).exists()
-
-
 def test_workers_that_cannot_start_are_waited_for_with_a_bound(
     node: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
