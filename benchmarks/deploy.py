@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.harness import Row, spread
 from kd_ray import Config, load_student, run
 from kd_ray.data import generated
-from kd_ray.latency import BRIEF, Effort, write
+from kd_ray.latency import Effort, write
 from kd_ray.predict import predict
 from kd_ray.rundir import RunDir
 from kd_ray.session import Session
@@ -86,7 +86,6 @@ def _latency(here: RunDir, config: Config, runs: int) -> list[Row]:
                 aim=aim,
             )
         )
-    write(here, config, BRIEF)
     return rows
 
 

@@ -4,12 +4,11 @@ The ensemble and the torch student are given encoded rows; the exported ones raw
 Axes: B rows of a call, M members, K members of a pack, D features.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from kd_ray.finished import open_run
 from kd_ray.judging import student_file
 from kd_ray.machine import cpu
 from kd_ray.models import MLP
+from kd_ray.packing import torch_threads
 from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, RunDir
 from kd_ray.tables import Dataset
@@ -63,7 +63,7 @@ def write(
     }
     steps = len(threads) * len(effort.rows)
     for t, count in enumerate(threads):
-        with _torch_threads(count):
+        with torch_threads(count):
             models = {name: Models(config, data, bundle, count).named(name) for name in found}
             for r, rows in enumerate(effort.rows):
                 report(t * len(effort.rows) + r, steps, f"{rows:,} rows, {count} threads")
@@ -228,16 +228,6 @@ def main(storage: str, name: str, model: str) -> None:
     for _ in range(10):
         call()
     print(Path("/proc/self/status").read_text())
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ as if it were alone, so a member does not depend on who shares its pack.
 Axes: K members, B rows, D features, I and O units in and out of a layer, C classes, P parameters of all members.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -194,3 +195,14 @@ class PackedMLP:
             out_KBC[:, start : start + rows] = self.forward(chunk_BD.expand(self.members, -1, -1))[:, :rows]
         self._seen = []
         return out_KBC
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch compute on `count` threads in the block, and as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

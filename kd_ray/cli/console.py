@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from kd_ray.progress import Progress
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a knob: teachers.count=24.")]
+Name = Annotated[str | None, typer.Option(help="The run's folder; goes before the config's.")]
+Storage = Annotated[str | None, typer.Option(help="Folder or URI that holds runs.")]
+Address = Annotated[
+    str | None, typer.Option(help="Join this Ray cluster (or RAY_ADDRESS); without one, a private node.")
+]
 Run = Annotated[str, typer.Argument(help="A finished run's directory.")]
 AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, finished or not.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Import the code that the run's ensemble names by import path.")]

@@ -12,7 +12,7 @@ import typer
 
 from kd_ray import yaml_io
 from kd_ray.cli import jobs, outcome
-from kd_ray.cli.console import InterruptedRunError, Set, app, display, interruptible
+from kd_ray.cli.console import Address, InterruptedRunError, Name, Set, Storage, app, display, interruptible
 from kd_ray.cli.outcome import AsLine
 from kd_ray.config import Config
 from kd_ray.errors import ConfigError, KdRayError
@@ -28,12 +28,10 @@ def run(
     config: Annotated[
         Path | None, typer.Argument(help="A YAML file; without one, the recommended recipe (kd-ray config).")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's folder; goes before the config's.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Folder or URI that holds runs.")] = None,
+    name: Name = None,
+    storage: Storage = None,
     set_: Set = None,
-    address: Annotated[
-        str | None, typer.Option(help="Join this Ray cluster (or RAY_ADDRESS); without one, a private node.")
-    ] = None,
+    address: Address = None,
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Give the student what this run's kd-ray tune found best.")
     ] = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kd_ray.cli import outcome
-from kd_ray.cli.console import Set, app, display
+from kd_ray.cli.console import Address, Name, Set, Storage, app, display
 from kd_ray.cli.making import logged, resolve
 from kd_ray.cli.outcome import AsLine
 
@@ -17,12 +17,10 @@ from kd_ray.cli.outcome import AsLine
 )
 def tune(
     config: Annotated[Path, typer.Argument(help="A YAML file.")],
-    name: Annotated[str | None, typer.Option(help="The run's folder; goes before the config's.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Folder or URI that holds runs.")] = None,
+    name: Name = None,
+    storage: Storage = None,
     set_: Set = None,
-    address: Annotated[
-        str | None, typer.Option(help="Join this Ray cluster (or RAY_ADDRESS); without one, a private node.")
-    ] = None,
+    address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json instead of a table.")] = False,
     as_line: AsLine = False,
 ) -> None:

@@ -6,7 +6,7 @@ from kd_ray.config import Config
 from kd_ray.distillation import members_of, objective
 from kd_ray.feeds import Streams
 from kd_ray.models import MLP
-from kd_ray.packing import PackedMLP
+from kd_ray.packing import PackedMLP, torch_threads
 from kd_ray.tables import Dataset
 from kd_ray.training import Recipe, fit
 from kd_ray.transfer_set import read_transfer_set
@@ -25,9 +25,7 @@ def trained_on(
     student = members_of(tuned, transfer)[0]
     pack = PackedMLP(spec, 1)
     pack.load(0, weights)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         for _ in fit(
             pack,
             torch.from_numpy(transfer.features_ND),
@@ -38,6 +36,4 @@ def trained_on(
             names=[f"student pruned by {name} %"],
         ):
             pass
-    finally:
-        torch.set_num_threads(threads)
     return pack.weights(0)

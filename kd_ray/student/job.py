@@ -17,12 +17,12 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import RunningState
 
 from kd_ray import knobs
 from kd_ray.errors import KdRayError, ResourceError, RunError
+from kd_ray.packing import torch_threads
 from kd_ray.scheduling import Ask
 from kd_ray.session import Session
 from kd_ray.student.worker import Tell, Work, train_on_worker
@@ -69,13 +69,9 @@ def train_here(work: Work, show: Tell) -> None:
         train_loop_config={"work": work, "tell": show},
         scaling_config=ray.train.ScalingConfig(num_workers=0),
     )
-    threads = torch.get_num_threads()
     # Such small products gain little from a second thread, and lose all where another program wants the core.
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         trainer.fit()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train_on_workers(work: Work, size: Size, show: Tell) -> None:
