@@ -42,7 +42,7 @@ class Session:
         self._guard: Guard | None = None
 
     def __enter__(self) -> "Session":
-        _hush()
+        hush()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,7 +92,7 @@ class Session:
                 self._guard = Guard([one.process.pid for each in node.all_processes.values() for one in each])
             else:
                 self._join(quiet)
-        _hush()
+        hush()
 
     def _join(self, quiet: dict[str, Any]) -> None:
         import ray
@@ -210,8 +210,11 @@ def _signals_left_alone() -> Iterator[None]:
         utils.set_sigterm_handler = theirs
 
 
-def _hush() -> None:
-    """Keep Ray's libraries to errors on this process's terminal; their failures come as exceptions."""
+def hush() -> None:
+    """Keep Ray's libraries to errors on this process's terminal; their failures come as exceptions.
+
+    Ray Data makes itself heard again when it is first imported.
+    """
     import logging
 
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):

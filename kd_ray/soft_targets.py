@@ -27,7 +27,7 @@ from kd_ray.progress import Report
 from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.rundir import fingerprint as fingerprint_of
 from kd_ray.scheduling import Ask, patience
-from kd_ray.session import Session
+from kd_ray.session import Session, hush
 from kd_ray.tables import PARENTS, SOFT_TARGETS_MANIFEST, TEACHERS_MANIFEST, Dataset, Positions
 from kd_ray.transfer import Pool, Shard, Synthesis, shards
 from kd_ray.transfer_set import known
@@ -157,6 +157,7 @@ def _label_all(
     """Yield each shard's record as it is written. Raises _LostError where no worker brings anything for `patient` s."""
     import ray.data
 
+    hush()
     size = min(slots, len(plan))
     # A cluster may grow while it labels; nodes that come are given work.
     pool = ray.data.ActorPoolStrategy(min_size=size, max_size=len(plan) if may_grow else size)

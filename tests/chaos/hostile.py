@@ -380,13 +380,20 @@ class Watch:
             if isinstance(flags, int) and flags & _WRITES and isinstance(path, str | bytes):
                 self._look("opened to write", os.fsdecode(path))
         elif event in _CHANGES and isinstance(arguments[0], str | bytes | os.PathLike):
-            self._look(event, os.fsdecode(arguments[0]))
+            folder = None if event == "os.truncate" else arguments[-1]
+            self._look(event, _under(folder, os.fsdecode(arguments[0])))
 
     def _look(self, what: str, path: str) -> None:
         path = os.path.abspath(path) if not path.startswith("/proc/self/fd") else path
         inside = any(path == one or path.startswith(f"{one}/") for one in (*self.allowed, *_SCRATCH))
         if not inside:
             self._seen.append(f"{what}: {path}")
+
+
+def _under(folder: Any, path: str) -> str:
+    """The path that is meant, where it is given in relation to an open folder, as when a tree is removed."""
+    opened = isinstance(folder, int) and folder >= 0
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if opened else path
 
 
 _SCRATCH = ("/dev/null", "/dev/shm/sem.", "/dev/shm/torch_", "/tmp/matplotlib", os.path.expanduser("~/.cache"))

@@ -136,7 +136,9 @@ def test_a_student_that_diverges_on_workers_ends_the_job_without_another_try(nod
         distill(labelled_run(tmp_path), learning_rate=1e9)
 
 
-def test_an_interrupted_job_leaves_no_worker_behind(node: None, once: Callable[[Act], None], tmp_path: Path) -> None:
+def test_an_interrupted_job_leaves_no_worker_behind_and_no_core_reserved(
+    node: None, once: Callable[[Act], None], tmp_path: Path
+) -> None:
     def interrupt(done: float, total: float, note: str) -> None:
         raise KeyboardInterrupt
 
@@ -146,9 +148,10 @@ def test_an_interrupted_job_leaves_no_worker_behind(node: None, once: Callable[[
         distill(labelled_run(tmp_path), interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
     deadline = time.monotonic() + 60
-    while workers() and time.monotonic() < deadline:
+    while (workers() or ray.available_resources()["CPU"] < 4) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not workers()
+    assert ray.available_resources()["CPU"] == 4
 
 
 def test_workers_that_cannot_start_are_waited_for_with_a_bound(
