@@ -1,4 +1,5 @@
-"""What a network's own weights can do for what stands before and behind it: fewer passes over the rows.
+"""What a network's own weights can do for what stands before and behind it, and what is done only where it is needed:
+fewer passes over the rows.
 
 The folded graph says the same but for rounding. What is not found as expected, or has no float weights, stays.
 Axes: D features, U units of the first layer, C classes.
@@ -8,17 +9,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 NEAR = 8.0
 """Scales from zero within which a column's mean may lie to be taken off in float32: it costs 3 bits of 24."""
 
 
 def fold(graph: GraphProto) -> None:
-    """Fold the measured columns' scaling into the first layer, in place, and a softmax of two into the last."""
+    """Fold the measured columns' scaling into the first layer, in place, and a softmax of two into the last.
+
+    Cells are then looked at one by one only in a batch that has a missing one.
+    """
     parts = _Parts(graph)
     parts.fold_softmax()
     parts.fold_scaling()
+    parts.fill_where_needed()
 
 
 @dataclass
@@ -63,6 +68,28 @@ class _Parts:
         self._set(first.input[2], bias_U)
         self._set(filled.input[1], fill_D if fill_D.any() else np.zeros(()))
 
+    def fill_where_needed(self) -> None:
+        """A sum over all cells, which is quick, is NaN if one of them is; opposite infinities only cost time."""
+        for filled in [node for node in self.graph.node if node.op_type == "Where"]:
+            missing, cells = self._maker(filled.input[0], "IsNaN"), filled.input[2]
+            read = [name for node in self.graph.node for name in node.input]
+            if missing is None or missing.input[0] != cells or read.count(filled.input[0]) > 1:
+                continue
+            at, (out,) = list(self.graph.node).index(filled), filled.output
+            filled.output[:] = [f"{out}.filled"]
+            same = helper.make_node("Identity", [cells], [f"{out}.same"])
+            branches = {"then_branch": [missing, filled], "else_branch": [same]}
+            kind = self.constants[filled.input[1]].data_type
+            chosen = {name: _branch(name, nodes, kind) for name, nodes in branches.items()}
+            self.graph.node.remove(missing)
+            self.graph.node.remove(filled)
+            for node in (
+                helper.make_node("If", [f"{out}.any"], [out], **chosen),
+                helper.make_node("IsNaN", [f"{out}.sum"], [f"{out}.any"]),
+                helper.make_node("ReduceSum", [cells], [f"{out}.sum"], keepdims=0),
+            ):
+                self.graph.node.insert(at - 1, node)
+
     def _maker(self, tensor: str, kind: str) -> NodeProto | None:
         return next((node for node in self.graph.node if tensor in node.output and node.op_type == kind), None)
 
@@ -85,3 +112,8 @@ class _Parts:
         self.graph.initializer.remove(self.constants[node.input[1]])
         for user in self.graph.node:
             user.input[:] = [node.input[0] if name == node.output[0] else name for name in user.input]
+
+
+def _branch(name: str, nodes: list[NodeProto], kind: int) -> GraphProto:
+    made = helper.make_tensor_value_info(nodes[-1].output[0], kind, None)
+    return helper.make_graph(nodes, name, [], [made])

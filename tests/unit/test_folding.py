@@ -16,6 +16,7 @@ from kd_ray.preprocess import Preprocessor, Statistics
 from kd_ray.schema import Column
 
 RNG = np.random.default_rng(11)
+FILLING = {"ReduceSum", "IsNaN", "If"}
 TWO = {"kind": "classification", "classes": ["no", "yes"]}
 
 
@@ -48,14 +49,14 @@ class Trial:
     def kinds(self) -> set[str]:
         return {node.op_type for node in self.model.graph.node}
 
-    def says(self) -> np.ndarray:
+    def says(self, rows: slice = slice(None)) -> np.ndarray:
         session = onnxruntime.InferenceSession(self.model.SerializeToString())
-        return np.asarray(session.run(None, {"numeric": self.cells_ND})[0])
+        return np.asarray(session.run(None, {"numeric": self.cells_ND[rows]})[0])
 
 
 def test_two_classes_of_plain_numbers_need_no_scaling_and_no_softmax() -> None:
     trial = Trial([0.1, -30.0, 3.0], [1.0, 10.0, 0.5], TWO)
-    assert trial.kinds == {"Cast", "IsNaN", "Where", "Gemm", "Relu", "Sigmoid"}
+    assert trial.kinds == {*FILLING, "Cast", "Gemm", "Relu", "Sigmoid"}
     np.testing.assert_allclose(trial.says(), trial.values_NC.softmax(-1), atol=2e-6)
     np.testing.assert_allclose(trial.says().sum(1), 1, atol=1e-6)
 
@@ -66,9 +67,26 @@ def test_a_column_far_from_zero_is_centred_in_float64() -> None:
     np.testing.assert_allclose(trial.says(), trial.values_NC.softmax(-1), atol=2e-6)
 
 
+@pytest.mark.parametrize("scale", ["standard", "quantile"])
+def test_a_batch_is_looked_through_for_missing_cells_only_if_it_has_one(scale: str) -> None:
+    trial = Trial([5.0, 1.0], [2.0, 3.0], TWO, scale=scale)
+    full, empty = np.array([[4.0, 2.0]]), np.array([[np.nan, 2.0]])
+    wild = np.array([[np.inf, -np.inf]])
+    alone = []
+    for trial.cells_ND in (full, empty):
+        alone.append(trial.says())
+    trial.cells_ND = np.concatenate([full, empty, full])
+    np.testing.assert_allclose(trial.says(), np.concatenate([*alone, alone[0]]), atol=1e-6)
+    assert not np.isnan(alone[1]).any()
+    assert "If" in trial.kinds
+    trial.cells_ND = np.concatenate([wild, full])
+    np.testing.assert_allclose(trial.says()[1:], alone[0], atol=1e-6)
+    assert trial.says(slice(0, 0)).shape == (0, 2)
+
+
 def test_three_classes_keep_their_softmax() -> None:
     trial = Trial([5.0], [2.0], {"kind": "classification", "classes": ["a", "b", "c"]})
-    assert trial.kinds == {"Cast", "IsNaN", "Where", "Gemm", "Relu", "Softmax"}
+    assert trial.kinds == {*FILLING, "Cast", "Gemm", "Relu", "Softmax"}
     np.testing.assert_allclose(trial.says(), trial.values_NC.softmax(-1), atol=2e-6)
 
 
@@ -88,5 +106,6 @@ def test_weights_of_8_bits_and_quantiles_are_left_as_they_are(how: dict[str, Any
 def test_the_folded_graph_is_valid_and_has_no_constant_that_nobody_reads() -> None:
     model = Trial([5.0, 1.0], [2.0, 3.0], TWO).model
     onnx.checker.check_model(model, full_check=True)
-    read = {name for node in model.graph.node for name in node.input}
+    inner = [a.g.node for node in model.graph.node for a in node.attribute if a.HasField("g")]
+    read = {name for nodes in [model.graph.node, *inner] for node in nodes for name in node.input}
     assert {constant.name for constant in model.graph.initializer} <= read
