@@ -61,13 +61,15 @@ def _gained(storage: Path) -> Row:
     """What the default search gives the default run, on the half of the validation rows that did not choose."""
     board = searched(Config.of({"name": "gained", "storage": str(storage), "data": {"split": {"valid": 0.1}}}))
     best, untuned, gain = (board["judged"][name] for name in ("best", "untuned", "gain"))
-    found = "the recipe as configured was chosen" if board["best"]["is_untuned"] else span(gain, share)
+    found = f"{'better' if gain['low'] > 0 else 'not shown to be better'}: {span(gain, share)}"
+    if board["best"]["is_untuned"]:
+        found = "the recipe as configured was chosen"
     return Row(
         what=f"validation NLL of the best of {len(board['combinations'])} combinations, default run, "
         f"{board['rows']['judging']} rows that did not choose",
         ours=estimate(best, share),
         against=f"as configured, {estimate(untuned, share)}",
-        found=f"better by {found}",
+        found=found,
         must="better, or said not to be",
     )
 

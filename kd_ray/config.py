@@ -68,7 +68,21 @@ class Config(Section):
                 "whole_line",
                 "student.class_weights: must be none where data.task is regression; got balanced",
             )
+        self._check_mixes()
         return self
+
+    def _check_mixes(self) -> None:
+        there = [*self.soft_targets.transfer.kinds, *(["unlabelled"] if self.data.unlabelled else [])]
+        for key, mix in [
+            ("student.mix", self.student.mix),
+            *(("tune.space: student.mix", mix) for mix in self.tune.space.get("student.mix", [])),
+        ]:
+            if absent := [kind for kind in mix if kind not in there]:
+                raise PydanticCustomError(
+                    "whole_line",
+                    "{key}: must name kinds that data and soft_targets.transfer bring, {there}; got {absent}",
+                    {"key": key, "there": ", ".join(there) or "here none", "absent": ", ".join(absent)},
+                )
 
     @classmethod
     def of(cls, values: Any, *, source: str = "config") -> "Config":

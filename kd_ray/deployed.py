@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kd_ray import raw
+from kd_ray.commits import of_json
 from kd_ray.errors import ConfigError, DataError, ManifestError
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         why = "has no finished export" if folder.is_dir() else "is no run directory"
         raise ManifestError(f"{folder}: {why}: there is no bundle.json; kd-ray run makes it") from None
     try:
-        bundle = json.loads(content)
+        bundle = of_json(content, str(path))
         found = bundle["format"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise ManifestError(f"{path}: is not what kd-ray writes; run again to make it anew") from None
     if found != FORMAT:
         raise ManifestError(f"{path}: has format {found!r}, this version of kd-ray reads {FORMAT}: install a newer one")

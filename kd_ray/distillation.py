@@ -34,10 +34,11 @@ class Member:
 def members_of(config: knobs.Student, transfer: TransferSet) -> list[Member]:
     """Every replica of the student, the baseline and, where rows were synthesized, the augmented control.
 
-    Who learns labels alone (a control, or a student of alpha 0) sees the rows whose parent has one.
+    Who learns labels alone (a control, or a student of alpha 0) sees the rows whose parent has one. The student and
+    the augmented control have the same mix of rows.
     """
-    every_N, real_N = np.arange(len(transfer.row_id_N)), transfer.real_N
-    labelled_N = np.flatnonzero(known(transfer.parent_label_N))
+    mixed_N, real_N = transfer.mixed(config.mix), transfer.real_N
+    every_N, labelled_N = np.flatnonzero(mixed_N), np.flatnonzero(mixed_N & known(transfer.parent_label_N))
     rows = {"student": every_N if config.alpha else labelled_N, "baseline": real_N}
     if len(labelled_N) > len(real_N):
         rows["augmented_control"] = labelled_N

@@ -3,6 +3,7 @@
 Axes: N rows, D features, C classes (1 for a regression).
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Group
 from kd_ray.models import MLP
+from kd_ray.rundir import FileRecord
 from kd_ray.tensors import misfit
 
 WEIGHTS, ONNX = "model.safetensors", "model.onnx"
@@ -25,9 +27,7 @@ def file_of(group: Group) -> str:
 
 def content_of(group: Group, spec: MLP) -> bytes:
     """Return a saved member's file. Raises ConfigError where it is not there, or does not fit the group's model."""
-    path = Path(group.paths[0])
-    if path.is_dir():
-        path = path / WEIGHTS
+    path = _path_of(group)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -37,6 +37,25 @@ def content_of(group: Group, spec: MLP) -> bytes:
     else:
         session_of(content, str(path))
     return content
+
+
+def is_replaced(group: Group, copied: FileRecord) -> bool:
+    """Return whether a saved member's file is there with other content than was copied into the run.
+
+    What is no plain file is not read, nor more of one than the copy has: its name may come from somebody else's run.
+    """
+    path = _path_of(group)
+    try:
+        if not path.is_file():
+            return False
+        return path.stat().st_size != copied.bytes or hashlib.sha256(path.read_bytes()).hexdigest() != copied.sha256
+    except OSError:
+        return False
+
+
+def _path_of(group: Group) -> Path:
+    path = Path(group.paths[0])
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def _check_weights(content: bytes, spec: MLP, path: Path) -> None:

@@ -18,7 +18,8 @@ from kd_ray.errors import ConfigError
 from kd_ray.recovery import Measure
 from kd_ray.scheduling import packs
 
-LEADERBOARD = "tune/leaderboard.json"
+FOLDER = "tune"
+LEADERBOARD = f"{FOLDER}/leaderboard.json"
 SEARCH_STREAM = 5  # first word of the seed that random combinations are drawn by
 WHOLE = ("student.batch_size",)
 TEMPERATURE = "student.temperature"

@@ -3,9 +3,13 @@
 Axes: N rows of the transfer set, M members of the ensemble, D features, C classes (1 for a regression).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from kd_ray import tables
@@ -13,8 +17,11 @@ from kd_ray.ensemble import average_log_probs
 from kd_ray.errors import ManifestError
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.tables import SOFT_TARGETS_MANIFEST, Dataset
+from kd_ray.transfer import KINDS, hashed
 
 ROWS_AT_ONCE = 131_072
+ORIGINS = (*tables.PARENTS, *KINDS)
+_MIX_STREAM = 6  # what a row's number is drawn for, in place of a seed: it is the same for every student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,8 @@ class TransferSet:
     parent_label_N: np.ndarray
     log_prob_NMC: np.ndarray
     """The members' log-probabilities, or (M = 1) the mean logits, or a regression's mean predictions."""
+    origin_N: np.ndarray
+    """What each row is, its place in `ORIGINS`."""
     weight_N: np.ndarray | None = None
     """Each row's parent's weight; None where the data has no weights."""
 
@@ -41,6 +50,16 @@ class TransferSet:
     def real_N(self) -> np.ndarray:
         """Positions of the training rows."""
         return np.flatnonzero(known(self.label_N))
+
+    def mixed(self, mix: Mapping[Any, float]) -> np.ndarray:
+        """Return whether each row is one of a mix, bool [N]: a share of each kind's, of those not named all.
+
+        A row has a number by its id, so that a smaller share's rows are among a larger one's.
+        """
+        if not mix:
+            return np.ones(len(self.row_id_N), bool)
+        share_X = np.array([mix.get(origin, 1.0) for origin in ORIGINS])
+        return hashed(self.row_id_N, _MIX_STREAM, 0)[:, 0] < share_X[self.origin_N]
 
     def soft_targets(self, temperature: float, averaging: str) -> torch.Tensor:
         """Return the ensemble's distribution at T, shape [N, C], float32, made `ROWS_AT_ONCE` at a time."""
@@ -72,7 +91,7 @@ def read_transfer_set(data: Dataset, averaging: str) -> TransferSet:
             "kept only where members x classes <= 1024; use logits"
         )
     values = "member_log_probs" if by_member else "logits"
-    columns = _columns(run, manifest, ["row_id", "parent_row_id", "features", "label", values])
+    columns = _columns(run, manifest, ["row_id", "parent_row_id", "origin", "features", "label", values])
     row_id_N, parent_N, label_N = columns["row_id"], columns["parent_row_id"], columns["label"]
     _check_ids(run, row_id_N, manifest.summary["rows"])
     own_N = np.flatnonzero(row_id_N == parent_N)
@@ -84,6 +103,7 @@ def read_transfer_set(data: Dataset, averaging: str) -> TransferSet:
         features_ND=columns["features"],
         label_N=label_N,
         parent_label_N=label_N[own_N[at_N]],
+        origin_N=columns["origin"],
         log_prob_NMC=columns[values].reshape(len(row_id_N), -1, data.n_outputs),
         weight_N=_weights(data, parent_N),
     )
@@ -105,7 +125,7 @@ def _columns(run: RunDir, manifest: Manifest, names: list[str]) -> dict[str, np.
     for record in manifest.files:
         table = tables.read(run, record, names)
         for name in names:
-            part = tables.labels(table[name]) if name == "label" else tables.to_numpy(table[name])
+            part = _READERS.get(name, tables.to_numpy)(table[name])
             if name not in columns:
                 columns[name] = np.empty((total, *part.shape[1:]), part.dtype)
             columns[name][at : at + len(part)] = part
@@ -115,6 +135,14 @@ def _columns(run: RunDir, manifest: Manifest, names: list[str]) -> dict[str, np.
         for name in names:
             columns[name] = columns[name][order]
     return columns
+
+
+def _origins(column: pa.ChunkedArray) -> np.ndarray:
+    """Return places in ORIGINS, int8."""
+    return np.asarray(pc.index_in(column, pa.array(ORIGINS)).to_numpy(), np.int8)
+
+
+_READERS: dict[str, Callable[[pa.ChunkedArray], np.ndarray]] = {"label": tables.labels, "origin": _origins}
 
 
 def _weights(data: Dataset, parent_N: np.ndarray) -> np.ndarray | None:

@@ -34,6 +34,7 @@ def labelled_run(storage: Path, name: str = "labelled") -> RunDir:
     soft = {
         "row_id": row_id_N,
         "parent_row_id": row_id_N % (TRAIN + VALID),
+        "origin": np.where(row_id_N < TRAIN, "train", "mixup"),
         "features": features(len(row_id_N)),
         "label": pa.array(labels, pa.int32()),
         "logits": tables.fixed_lists(rng.normal(size=(len(row_id_N), 3)).astype(np.float32), pa.float32()),

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from kd_ray import deployed, latency
+from kd_ray.commits import sealed
 from kd_ray.config import Config
 from kd_ray.ensemble import spec_of
 from kd_ray.errors import ManifestError
@@ -19,7 +20,7 @@ from kd_ray.export.worth import Judge
 from kd_ray.judging import student_file
 from kd_ray.models import MLP
 from kd_ray.progress import Report
-from kd_ray.rundir import FileRecord, Manifest, RunDir, to_json
+from kd_ray.rundir import FileRecord, Manifest, RunDir
 from kd_ray.session import Session
 from kd_ray.tables import EXPORT_MANIFEST, Dataset
 from kd_ray.tensors import read_weights
@@ -89,7 +90,7 @@ class _Export:
         self._add(f"pruned-{share}", "pruned", f"student.pruned-{share}.onnx", graph.network(spec, weights), spec)
 
     def finish(self) -> dict[str, Any]:
-        self._write(deployed.BUNDLE, to_json(self.bundle))
+        self._write(deployed.BUNDLE, sealed(self.bundle))
         if self.config.export.latency:
             self._say("latency")
             latency.write(self.run, self.config, latency.BRIEF)

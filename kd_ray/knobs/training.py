@@ -163,6 +163,13 @@ class Transfer(Section):
         le=1,
     )
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of rows that are synthesized."""
+        if self.kind == "mix":
+            return [kind for kind, part in self.mix.items() if part]
+        return [] if self.kind == "none" else [self.kind]
+
     @field_validator("mix")
     @classmethod
     def _has_a_kind(cls, mix: dict[str, float]) -> dict[str, float]:
@@ -190,6 +197,11 @@ class Student(Section):
     alpha: Number = knob(1.0, "weight of the ensemble's word against the label's", "a number in [0, 1]", ge=0, le=1)
     averaging: Literal["logits", "probabilities"] = knob(
         "logits", "what of the members is averaged", "logits or probabilities"
+    )
+    mix: dict[Literal["unlabelled", "noise", "mixup", "swap", "munge"], Annotated[Number, Field(ge=0, le=1)]] = knob(
+        {},
+        "share of the transfer set's rows of a kind to learn from, of each kind that is named; of the others all",
+        "a mapping of kinds of rows to numbers in [0, 1]",
     )
     epochs: Whole = knob(
         400,

@@ -16,10 +16,11 @@ SEARCHED = (
     "student.learning_rate",
     "student.weight_decay",
     "student.batch_size",
+    "student.mix",
     "student.model.hidden",
 )
 """Knobs that a search may vary: the soft targets do not depend on them."""
-LISTS_ONLY = ("student.model.hidden",)
+LISTS_ONLY = ("student.mix", "student.model.hidden")
 BOUNDS = {"low", "high", "log"}
 
 
@@ -30,7 +31,8 @@ class Tune(Section):
             "student.alpha": [0.5, 0.75, 0.9, 1.0],
             "student.learning_rate": [5e-4, 1e-3, 2e-3, 4e-3],
         },
-        "values of each knob to try: student.temperature, alpha, learning_rate, weight_decay, batch_size, model.hidden",
+        "values of each knob to try: student.temperature, alpha, learning_rate, weight_decay, batch_size, "
+        "mix, model.hidden",
         "a mapping of knobs to a list of values, or to {low, high, log}",
     )
     search: Literal["grid", "random", "optuna"] = knob(

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 import torch
 
-from kd_ray import estimators, knobs, modules, saved
-from kd_ray.checkpoints import TEACHERS, epochs_kept
+from kd_ray import estimators, journal, knobs, modules, saved, search
+from kd_ray.checkpoints import STUDENT, TEACHERS, epochs_kept
 from kd_ray.config import Config
 from kd_ray.ensemble import finished_members, load_ensemble, problem_of, spec_of
 from kd_ray.errors import ConfigError, KdRayError
@@ -41,6 +41,11 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     data, wanted, every = Dataset.open(run), config.teachers, members(config.teachers)
     check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check(ConfigError)
     files = {number: found.files for number, found in finished_members(run, every, fingerprint).items()}
+    for number in [n for n, records in files.items() if not _is_as_given(every[n], records)]:
+        del files[number]
+        # What these hold is of the ensemble as it was, and their fingerprints are of the config alone.
+        for path in (journal.FILE, STUDENT, search.FOLDER):
+            run.remove(path)
     missing = [member for member in every if member.number not in files]
     for member in missing:
         if member.group.kind in ("saved", "columns"):
@@ -79,7 +84,10 @@ def are_those_of(teachers: knobs.Teachers, finished: Manifest) -> bool:
     facts = finished.summary
     if len(facts.get("failed", [])) > teachers.allow_failures or facts["weighed"] != [teachers.weights, teachers.clip]:
         return False
-    return bool(facts["fingerprints"] == [member.fingerprint(finished.fingerprint) for member in members(teachers)])
+    wanted = members(teachers)
+    return facts["fingerprints"] == [member.fingerprint(finished.fingerprint) for member in wanted] and all(
+        _is_as_given(member, finished.files) for member in wanted
+    )
 
 
 def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistakes:
@@ -115,6 +123,14 @@ def check(config: Config, problem: Problem | None, *, has_valid: bool) -> Mistak
             "to none, or add members of another kind"
         )
     return mistakes
+
+
+def _is_as_given(member: Member, files: list[FileRecord]) -> bool:
+    """Return whether the file that a saved member is a copy of was not replaced since. Gone is not replaced."""
+    if member.group.kind != "saved":
+        return True
+    copy = f"{member.folder}/{saved.file_of(member.group)}"
+    return not any(saved.is_replaced(member.group, record) for record in files if record.path == copy)
 
 
 def _adopt(member: Member, data: Dataset, fingerprint: str) -> list[FileRecord]:

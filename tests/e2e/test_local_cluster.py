@@ -127,7 +127,7 @@ def test_a_job_on_two_worker_nodes_ends_in_a_finished_run(submitted: Path, known
     assert evaluation["rows"]["test"] == 1000
     assert 0 < evaluation["metrics"]["student"]["accuracy"] <= 1
     assert json.loads((submitted / "run.json").read_text())["versions"]["kd-ray"].startswith("99.")
-    nodes = nodes_of_teachers(known, token)
+    nodes = nodes_of_teachers(known, token, "DEAD")
     assert nodes
     assert nodes <= {"worker-1", "worker-2"}, "the head takes no work"
 
@@ -195,8 +195,13 @@ def test_the_job_that_searches_ends_in_a_leaderboard(inside: dict[str, str], tmp
     assert board == written
 
 
-def test_ctrl_c_leaves_a_job_alone_and_stop_ends_it(
-    client: JobSubmissionClient, known: dict[str, Any], inside: dict[str, str], tmp_path: Path, runs: Path
+def test_teachers_work_on_every_node_ctrl_c_leaves_their_job_alone_and_stop_ends_it(
+    client: JobSubmissionClient,
+    known: dict[str, Any],
+    token: str,
+    inside: dict[str, str],
+    tmp_path: Path,
+    runs: Path,
 ) -> None:
     (tmp_path / "long.yaml").write_text("teachers: {epochs: 100000}\n")
     words = ["kd_ray.cli", "submit", "long.yaml", "--storage", str(runs), "--name", "long", "--submission-id", "long"]
@@ -210,12 +215,16 @@ def test_ctrl_c_leaves_a_job_alone_and_stop_ends_it(
         assert submitting.wait(30) == 130
     assert "the job goes on: the same command follows it again, and this ends it: kd-ray submit --stop long" in left
     assert client.get_job_status("long") == JobStatus.RUNNING
+    deadline = time.monotonic() + 60
+    while nodes_of_teachers(known, token, "ALIVE") != {"worker-1", "worker-2"} and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert nodes_of_teachers(known, token, "ALIVE") == {"worker-1", "worker-2"}
     stopped = call("kd_ray.cli submit --stop long", inside, tmp_path)
     assert (stopped.returncode, stopped.stdout) == (0, "job long: STOPPED\n"), stopped.stderr
     deadline = time.monotonic() + 30
-    while teachers_alive(known, inside["RAY_AUTH_TOKEN"]) and time.monotonic() < deadline:
+    while teachers_alive(known, token) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert teachers_alive(known, inside["RAY_AUTH_TOKEN"]) == []
+    assert teachers_alive(known, token) == []
 
 
 def teachers(known: dict[str, Any], token: str) -> list[dict[str, Any]]:
@@ -226,11 +235,12 @@ def teachers_alive(known: dict[str, Any], token: str) -> list[str]:
     return [actor["actor_id"] for actor in teachers(known, token) if actor["state"] != "DEAD"]
 
 
-def nodes_of_teachers(known: dict[str, Any], token: str) -> set[str]:
-    """The names of the nodes that held a teachers' actor, dead by now, as Ray's state API tells it."""
+def nodes_of_teachers(known: dict[str, Any], token: str, state: str) -> set[str]:
+    """The names of the nodes that teachers' actors of a state are on, or were, as Ray's state API tells it."""
     nodes = ask(f"{known['jobs']}/api/v0/nodes?detail=true", token)["data"]["result"]["result"]
     names = {node["node_id"]: node["node_name"] for node in nodes}
-    return {names[actor["node_id"]] for actor in teachers(known, token) if actor["node_id"]}
+    placed = [actor for actor in teachers(known, token) if actor["node_id"] and actor["state"] == state]
+    return {names[actor["node_id"]] for actor in placed}
 
 
 def test_a_job_may_first_wait_for_nodes(client: JobSubmissionClient, working_dir: Path) -> None:

@@ -157,7 +157,9 @@ def test_it_passes_the_checks_of_scikit_learn_that_need_no_training(small: Resul
         (lambda run: shutil.rmtree(run / "export"), r"copied: has no finished export: there is no bundle.json"),
         (lambda run: (run / "export/bundle.json").unlink(), r"export: has no finished export"),
         (lambda run: shutil.rmtree(run), r"copied: is no run directory"),
-        (lambda run: (run / "export/bundle.json").write_text("{"), r"bundle.json: is not what kd-ray writes"),
+        (lambda run: (run / "export/bundle.json").write_text("{"), r"bundle.json: is not JSON; delete it"),
+        (lambda run: (run / "export/bundle.json").write_text("[]"), r"bundle.json: is not what kd-ray writes"),
+        (lambda run: flip(run / "export/bundle.json"), r"bundle.json: is not (JSON|what was written)"),
         (lambda run: (run / "export/student.onnx").unlink(), r"student.onnx: cannot be read: No such file"),
         (lambda run: cut(run / "export/student.onnx"), r"student.onnx: is not what export/bundle.json says .* damaged"),
         (

@@ -6,11 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import save
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
 from kd_ray import Config, run
 from kd_ray.errors import ConfigError
+from kd_ray.models import MLP
+from kd_ray.pipeline import run_until
+from kd_ray.rundir import RunDir
 
 pytestmark = pytest.mark.ray
 CLIP = 1e-6
@@ -68,3 +72,30 @@ def test_given_members_alone_need_a_transfer_set_of_real_rows(node: None, table:
         run(config(table, tmp_path, "mixup", [GIVEN]))
     done = run(config(table, tmp_path, "none", [GIVEN]))
     assert done.evaluation["metrics"]["ensemble"]["accuracy"] > 0.85
+
+
+def test_a_saved_member_whose_file_was_replaced_is_taken_in_again_and_labels_anew(
+    node: None, table: Path, tmp_path: Path
+) -> None:
+    model, storage = tmp_path / "mine.safetensors", tmp_path / "runs"
+    group = {"kind": "saved", "paths": [str(model)], "model": {"hidden": [4], "dropout": []}}
+    wanted = config(table, storage, "noise", [group])
+    spec = MLP.of(n_features=7, hidden=[4], n_classes=2, dropout=[])
+    run_dir = RunDir.at(str(storage), wanted.name)
+
+    def labelled(seed: int | None) -> tuple[bytes, int]:
+        if seed is not None:
+            model.write_bytes(save(spec.initial_weights(np.random.default_rng(seed))))
+        run_until("soft_targets", wanted)
+        copy = Path(run_dir.path("teachers/0000/model.safetensors")).read_bytes()
+        return copy, Path(run_dir.path("soft_targets/manifest.json")).stat().st_mtime_ns
+
+    first, then = labelled(1)
+    assert labelled(1) == (first, then)
+    board = run_dir.write_json("tune/leaderboard.json", {})
+    second, later = labelled(2)
+    assert second == model.read_bytes() != first
+    assert later > then
+    assert not run_dir.exists(board.path)
+    model.unlink()
+    assert labelled(None) == (second, later)

@@ -116,6 +116,7 @@ def write_soft_targets(run: RunDir, teachers: PackedMLP) -> int:
         columns = {
             "row_id": parents + copy * S,
             "parent_row_id": parents,
+            "origin": np.where(copy > 0, "noise", np.where(parents < 100, "train", "unlabelled")),
             "features": tables.fixed_lists(features_ND, pa.float32()),
             "label": pa.array(LABELS[parents], mask=(parents >= 100) | (copy > 0)),
             "logits": tables.fixed_lists(mean_NC, pa.float32()),

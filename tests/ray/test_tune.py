@@ -14,10 +14,11 @@ from conftest import SMALL, merged
 from safetensors.torch import load_file
 from torch import nn
 
-from kd_ray import Config, run, trials
+from kd_ray import Config, run, student, trials
 from kd_ray import tune as package
 from kd_ray.errors import ConfigError
 from kd_ray.rundir import RunDir
+from kd_ray.session import Session
 from kd_ray.tables import Dataset
 from kd_ray.tune import tune
 
@@ -224,6 +225,24 @@ def test_the_winner_is_the_student_of_a_tuned_run(again: Path, searched: tuple[P
     replicas = load_file(f"{result.path}/student/replicas.safetensors")
     for name, value in found_weights(again, best).items():
         torch.testing.assert_close(replicas[f"0/{name}"], value, atol=1e-5, rtol=1e-5)
+
+
+def test_mixes_of_rows_share_a_pack_and_are_those_of_the_student_stage(again: Path) -> None:
+    mixes = [{}, {"noise": 0.5}, {"noise": 0.0}]
+    shutil.rmtree(again / "small/tune")
+    base = merged(
+        SMALL, {**ROWS, "storage": str(again), "tune": {"space": {"student.mix": mixes}, "rungs": 1, "pack_size": 3}}
+    )
+    board = tune(Config.of(base))
+    entries = {str(entry["knobs"]["student.mix"]): entry for entry in board["combinations"]}
+    assert len({entry["pack"] for entry in entries.values()}) == 1
+    here = RunDir.at(str(again), "small")
+    for mix in mixes:
+        wanted = Config.of(merged(base, {"student": {"mix": mix}}))
+        student.distill(wanted, here, Session(), lambda *_: None, str(mix))
+        replicas = load_file(here.path("student/replicas.safetensors"))
+        for name, value in found_weights(again, entries[str(mix)]).items():
+            torch.testing.assert_close(replicas[f"0/{name}"], value, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tuned_run_without_a_search_or_after_other_soft_targets_is_refused(again: Path) -> None:

@@ -194,6 +194,19 @@ def test_a_name_that_could_leave_the_storage_is_refused(name: str) -> None:
         check_name(name)
 
 
+def test_a_mix_names_kinds_that_the_transfer_set_has() -> None:
+    line = "must name kinds that data and soft_targets.transfer bring, mixup; got noise"
+    assert f"student.mix: {line}" in said({"student": {"mix": {"noise": 0.5, "mixup": 1}}})
+    space = {"student.mix": [{}, {"mixup": 0.5}, {"noise": 0.5}]}
+    assert f"tune.space: student.mix: {line}" in said({"tune": {"space": space}})
+    nothing = {"student": {"mix": {"unlabelled": 1}}, "soft_targets": {"transfer": {"kind": "none"}}}
+    assert "bring, here none; got unlabelled" in said(nothing)
+    wrong = {"student": {"mix": {"mixup": 2}}}
+    assert said(wrong) == "config: student.mix: must be a mapping of kinds of rows to numbers in [0, 1]; got 2"
+    table = {"source": "a.csv", "unlabelled": "b.csv", "columns": {"target": "y"}}
+    assert Config.of({**nothing, "data": table}).student.mix == {"unlabelled": 1}
+
+
 def test_averaging_probabilities_needs_the_members_word() -> None:
     values = {"student": {"averaging": "probabilities"}, "soft_targets": {"member_log_probs": False}}
     assert "student.averaging: probabilities needs soft_targets.member_log_probs: true" in said(values)
@@ -355,6 +368,7 @@ CHANGED = {
     "student": {
         "checkpoint_seconds": 5,
         "model": {"kind": "mlp", "hidden": [5], "dropout": [0.5], "one_hot": 0, "embedding": 1},
+        "mix": {"swap": 0.5},
         "loss": "huber",
         "class_weights": "balanced",
         "temperature": 1e6,

@@ -1,5 +1,6 @@
 """Who learns from which rows, and the pack's loss against a plain loop over rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from kd_ray import Config
 from kd_ray.distillation import balanced, members_of, objective
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Student
-from kd_ray.transfer_set import TransferSet
+from kd_ray.transfer_set import ORIGINS, TransferSet
 
 # Three training rows, an unlabelled one, a synthesized row of each.
 PARENT = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+ORIGIN = ["train"] * 3 + ["unlabelled"] + ["noise", "mixup"] * 2
 CLASS = np.array([0, 1, 1, -1, -1, -1, -1, -1])
 NUMBER = np.array([0.5, -1.0, 2.0, *[np.nan] * 5], np.float32)
 WEIGHT = np.array([1.0, 2.0, 3.0, 0.5], np.float32)[PARENT]
@@ -27,6 +29,7 @@ def transfer(label_N: np.ndarray, outputs: int, weight_N: np.ndarray | None = No
         features_ND=np.zeros((8, 1), np.float32),
         label_N=label_N,
         parent_label_N=label_N[PARENT],
+        origin_N=np.array([ORIGINS.index(origin) for origin in ORIGIN]),
         log_prob_NMC=rng.normal(size=(8, 1, outputs)).astype(np.float32),
         weight_N=weight_N,
     )
@@ -53,6 +56,27 @@ def test_unlabelled_rows_alone_make_no_augmented_control() -> None:
     whole = transfer(CLASS, 2)
     first = {name: getattr(whole, name)[:4] for name in vars(whole) if name != "weight_N"}
     assert rows_by_role(Student(), TransferSet(**first)) == {"student": [0, 1, 2, 3], "baseline": [0, 1, 2]}
+
+
+def test_a_mix_leaves_kinds_of_rows_out_for_the_student_and_its_control() -> None:
+    mix = {"noise": 0.0, "unlabelled": 0.0}
+    assert rows_by_role(Student(mix=mix), transfer(CLASS, 2)) == {
+        "student": [0, 1, 2, 5, 7],
+        "baseline": [0, 1, 2],
+        "augmented_control": [0, 1, 2, 5],
+    }
+
+
+def test_a_share_of_a_kind_is_that_share_of_its_rows_and_a_part_of_a_larger_share() -> None:
+    rows = 20_000
+    many = replace(
+        transfer(CLASS, 2), row_id_N=np.arange(rows) * 977, origin_N=np.resize([0, ORIGINS.index("mixup")], rows)
+    )
+    some, more = (many.mixed({"mixup": share}) for share in (0.3, 0.8))
+    assert some[::2].all()
+    assert abs(some[1::2].mean() - 0.3) < 0.02
+    assert abs(more[1::2].mean() - 0.8) < 0.02
+    assert not (some & ~more).any()
 
 
 def plain_loss(

@@ -1,5 +1,6 @@
 """Members that are trained already."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from kd_ray import saved
 from kd_ray.errors import ConfigError
 from kd_ray.knobs import Group
 from kd_ray.models import MLP
+from kd_ray.rundir import FileRecord
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx, and onnx itself to make a model with")
 SPEC = MLP.of(n_features=3, hidden=[4], n_classes=2, dropout=[])
@@ -74,3 +76,16 @@ def test_a_file_that_cannot_be_a_member_is_named(tmp_path: Path, name: str, cont
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=says):
         saved.content_of(group(tmp_path / name), SPEC)
+
+
+def test_a_file_is_replaced_where_its_content_is_another_and_what_is_no_file_is_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"one")
+    copied = FileRecord(path="teachers/0000/model.onnx", bytes=3, sha256=hashlib.sha256(b"one").hexdigest(), rows=None)
+    assert not saved.is_replaced(group(path), copied)
+    for other in (b"two", b"three"):
+        path.write_bytes(other)
+        assert saved.is_replaced(group(path), copied)
+    path.unlink()
+    assert not saved.is_replaced(group(path), copied)
+    assert not saved.is_replaced(group(Path("/dev/zero")), copied)

@@ -162,7 +162,7 @@ def test_a_gain_is_paired_and_has_the_sign_of_better() -> None:
             {"space": {"student.alfa": [1]}},
             "tune.space: student.alfa: cannot be searched; did you mean 'student.alpha'? allowed here: "
             "student.temperature, student.alpha, student.learning_rate, student.weight_decay, student.batch_size, "
-            "student.model.hidden",
+            "student.mix, student.model.hidden",
         ),
         ({"space": {T: []}}, f"tune.space: {T}: must be a list of values, or {{low, high, log}}; got []"),
         ({"space": {T: 3}}, f"tune.space: {T}: must be a list of values, or {{low, high, log}}; got 3"),
@@ -170,6 +170,10 @@ def test_a_gain_is_paired_and_has_the_sign_of_better() -> None:
         ({"space": {ALPHA: [True]}}, f"tune.space: {ALPHA}: must be a number in [0, 1]; got True"),
         ({"space": {HIDDEN: [[0]]}}, f"tune.space: {HIDDEN}: must be a list of whole numbers >= 1; got 0"),
         ({"space": {HIDDEN: [8, 16]}}, f"tune.space: {HIDDEN}: must be a list of whole numbers >= 1; got 8"),
+        (
+            {"space": {"student.mix": [{}, {"noise": 3}]}},
+            "tune.space: student.mix: must be a mapping of kinds of rows to numbers in [0, 1]; got 3",
+        ),
         ({"space": {T: [2, 2]}}, f"tune.space: {T}: must be different values; got [2, 2]"),
         (
             {"space": {T: {"low": 1, "high": 2}}},

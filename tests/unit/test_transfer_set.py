@@ -11,7 +11,7 @@ from kd_ray import tables
 from kd_ray.errors import ManifestError
 from kd_ray.rundir import Manifest, RunDir
 from kd_ray.tables import Dataset
-from kd_ray.transfer_set import TransferSet, read_transfer_set
+from kd_ray.transfer_set import ORIGINS, TransferSet, read_transfer_set
 
 CLASSES = {"kind": "classification", "classes": ["a", "b", "c"]}
 NUMBER = {"kind": "regression", "mean": 5.0, "scale": 2.0}
@@ -24,6 +24,7 @@ def soft(run: RunDir, number: int, row_id: list[int], label: list[Any], outputs:
     table = {
         "row_id": ids,
         "parent_row_id": columns.pop("parent", ids % S),
+        "origin": np.where(ids < S, np.where(ids < 50, "train", "unlabelled"), "swap"),
         "features": tables.fixed_lists(np.stack([ids, -ids], 1).astype(np.float32), pa.float32()),
         "label": pa.array(label, pa.float32() if outputs == 1 else pa.int32()),
         "logits": tables.fixed_lists(np.repeat(ids[:, None] / 10, outputs, 1), pa.float32()),
@@ -68,6 +69,7 @@ def test_an_unlabelled_row_is_its_own_parent_and_neither_it_nor_its_copies_have_
     files = [soft(run, 0, [1, 50, 101, 150], [2, None, None, None], 3)]
     found = read_transfer_set(opened(run, CLASSES, files, 4), "logits")
     assert found.parent_label_N.tolist() == [2, -1, 2, -1]
+    assert [ORIGINS[at] for at in found.origin_N] == ["train", "unlabelled", "swap", "swap"]
     assert found.real_N.tolist() == [0]
 
 
@@ -133,6 +135,7 @@ def test_soft_targets_made_in_blocks_are_the_members_average(averaging: str, mon
         features_ND=np.zeros((50, 1)),
         label_N=label_N,
         parent_label_N=label_N,
+        origin_N=np.zeros(50, np.int8),
         log_prob_NMC=log_prob_NMC.astype(np.float16),
     )
     monkeypatch.setattr("kd_ray.transfer_set.ROWS_AT_ONCE", 7)
