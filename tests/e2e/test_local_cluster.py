@@ -306,6 +306,29 @@ def test_status_names_every_node_and_a_second_start_is_refused(state: Path) -> N
     assert "is running" in again.stderr
 
 
+def test_an_elastic_student_goes_on_without_a_node_that_is_taken_away(
+    state: Path, known: dict[str, Any], inside: dict[str, str], alone: Path, runs: Path
+) -> None:
+    words = (
+        f"run --address {known['gcs']} --storage {runs} --name alone {SMALL} --set student.workers=[1,2] "
+        "--set student.epochs=400 --set student.checkpoint_seconds=0.5 --set export.pruning=[] --set export.int8=false"
+    )
+    command = [sys.executable, "-m", "kd_ray.cli", *words.split()]
+    # Ray Train may first wait for both workers, a minute by default.
+    soon = inside | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+    with subprocess.Popen(command, env=soon, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stderr is not None
+        while "student: epoch" not in running.stderr.readline():
+            assert running.poll() is None
+        removed = cluster(state, "remove", "--name", "worker-2")
+        assert removed.returncode == 0, removed.stderr
+        said = running.stderr.read()
+    assert running.returncode == 0, said
+    summary = json.loads((alone / "student/manifest.json").read_text())["summary"]
+    assert len(summary["taken_up"]) == 1
+    assert 0 < summary["taken_up"][0] < 400
+
+
 def test_stop_leaves_no_process_and_no_file_and_may_be_repeated(state: Path, known: dict[str, Any]) -> None:
     before = left_of(known["mark"])
     everything = {child for process in before for child in process.children(recursive=True)} | set(before)
