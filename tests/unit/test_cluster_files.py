@@ -1,9 +1,10 @@
 """The files under cluster/: they parse, hold what their readers demand, and keep no secret.
 
-The launcher's files go through Ray's own validator. KubeRay's go through a subset of its schema, written by hand from
-its published reference of version 1.7 (`tests/data/kuberay-subset.yaml`): the resource definitions themselves are not
-kept here, and no Kubernetes has seen the files. The subset knows the fields that the files use and refuses any other,
-so a misspelled field fails; it cannot tell whether a later KubeRay still has them.
+The launcher's files go through Ray's own validator. KubeRay's clusters go through the code that Ray's autoscaler reads
+them with, their pods and the config map through Kubernetes' published schema, and KubeRay's own fields through a subset
+of its schema, written by hand from its published reference of version 1.7 (`tests/data/kuberay-subset.yaml`): the resource
+definitions themselves are not kept here, and no Kubernetes has seen the files. The subset knows the fields that the
+files use and refuses any other, so a misspelled field fails; it cannot tell whether a later KubeRay still has them.
 """
 
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from ray.autoscaler._private import util as launcher
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.providers import _get_default_config
 
 from kd_ray import Config
@@ -22,7 +25,8 @@ from kd_ray import Config
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHER = ["aws.yaml", "gcp.yaml"]
-KUBERAY = ["raycluster.yaml", "rayjob.yaml", "configmap.yaml"]
+KUBERAY = ["raycluster.yaml", "rayjob.yaml"]
+KUBERNETES = "1.34"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
@@ -91,6 +95,33 @@ def test_every_command_of_the_launcher_that_ray_has_is_ours(name: str) -> None:
 def test_kuberays_files_have_the_fields_that_the_subset_of_its_schema_knows(name: str) -> None:
     document = kuberay(name)
     jsonschema.validate(document, schema() | {"$ref": f"#/definitions/{document['kind']}"})
+
+
+def test_the_config_map_and_every_pod_are_valid_by_the_schema_of_kubernetes() -> None:
+    kubernetes_validate.validate(kuberay("configmap.yaml"), KUBERNETES, strict=True)
+    every = [pod for name in KUBERAY for pod in pods(name)]
+    assert len(every) == 5
+    for spec in every:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        spec["containers"][0]["volumeMount"] = []
+        with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_rays_autoscaler_reads_from_kuberays_clusters_an_idle_head_and_workers_of_a_gpu_each(name: str) -> None:
+    spec = kuberay(name)["spec"]
+    cluster = {"metadata": {"name": "kd-ray", "namespace": "default"}, "spec": spec.get("rayClusterSpec", spec)}
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    types = config["available_node_types"]
+    assert set(types) == {"headgroup", "gpu"}
+    assert types["headgroup"]["resources"]["CPU"] == 0
+    assert types["headgroup"]["max_workers"] == 0
+    gpu = types["gpu"]
+    assert (gpu["resources"]["CPU"], gpu["resources"]["GPU"], gpu["resources"]["memory"]) == (8, 1, 32 * 2**30)
+    assert gpu["min_workers"] == 0
+    assert config["max_workers"] == gpu["max_workers"] > 0
 
 
 @pytest.mark.parametrize(
