@@ -36,7 +36,9 @@ LABELS: dict[str, tuple[str, Say]] = {
 
 
 def brief(value: object) -> str:
-    """A knob's value, a number in four digits."""
+    """A knob's value, a number in four digits; a mix says the shares of the kinds that it does not have all of."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {brief(each)}" for name, each in value.items()) or "all"
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 

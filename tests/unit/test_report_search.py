@@ -83,6 +83,7 @@ def test_few_numbers_are_in_order_and_other_values_as_they_come() -> None:
     assert axis("temperature", [3.0, 1.0, 3.0]).place == [1, 0, 1]
     layers = axis("hidden layers", [[64, 32], [8], [64, 32]])
     assert (layers.labels, layers.place) == (["[64, 32]", "[8]"], [0, 1, 0])
+    assert axis("mix", [{}, {"noise": 0.5, "swap": 1}, {}]).labels == ["all", "noise 0.5, swap 1"]
 
 
 @pytest.mark.parametrize(
