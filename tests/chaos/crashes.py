@@ -162,30 +162,32 @@ def _bench(place: Place, reference: Reference, part: str) -> Iterator[Bench]:
 
 
 @contextmanager
-def cluster(place: Place, control: Control | None = None, workers: int = 0, **env: str) -> Iterator[str]:
+def cluster(
+    place: Place, control: Control | None = None, workers: int = 0, state: Path | None = None, **env: str
+) -> Iterator[str]:
     """Yield the address of a cluster whose workers count storage operations; its token is in the environment."""
-    state, program = place.new("cluster"), str(ROOT / "cluster/local/cluster.py")
+    state = state or place.new("cluster")
     path = os.pathsep.join([str(ROOT / "tests/chaos/site"), str(ROOT)]) if control else str(ROOT)
     more = {"PYTHONPATH": path, **ENV, **env} | ({CONTROL: str(control.folder)} if control else {})
-    words = [sys.executable, program, "--state", str(state)]
     before = dict(os.environ)
-    done = subprocess.run(
-        [*words, "start", "--workers", str(workers), "--cpus", "1"],
-        env=os.environ | more,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"no cluster: {done.stderr}")
+    have_cluster(state, "start", "--workers", str(workers), "--cpus", "1", **more)
     import json
 
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "token"), **ENV}
     try:
         yield str(json.loads((state / "cluster.json").read_text())["gcs"])
     finally:
-        subprocess.run([*words, "stop"], capture_output=True)
+        have_cluster(state, "stop")
         os.environ.clear()
         os.environ.update(before)
+
+
+def have_cluster(state: Path, *words: str, **env: str) -> None:
+    """Start, stop or change the cluster that `state` is kept of."""
+    command = [sys.executable, str(ROOT / "cluster/local/cluster.py"), "--state", str(state), *words]
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"cluster {words[0]}: {done.stderr}")
 
 
 class ExitAt:

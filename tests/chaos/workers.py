@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from tests.chaos import nursery, oracle
+from tests.chaos.crashes import cluster, have_cluster
 from tests.chaos.harness import Place, Reference, Row
 
 SLOW = {
@@ -26,7 +27,6 @@ SLOW = {
     "student": {"epochs": 1500, "workers": 1},
 }
 KILLS_A_RUN = 2  # a member that loses its actor three times is given up, as it must be
-JOINS_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -199,38 +199,35 @@ class Killer:
 
 def nodes(place: Place) -> list[Row]:
     """A raylet of a three-node cluster killed with all it runs; every second time no other node takes its place."""
-    from ray.cluster_utils import Cluster
-
     reference = Reference.made(place, **{**SLOW, "student": {"epochs": 1500}})
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     row, draw = Row("nodes", "raylet of a three-node cluster killed at random"), place.random("nodes")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    others = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    cluster.wait_for_nodes()
-    killed = 0
-    try:
+    state, killed = place.new("cluster"), 0
+    others = ["worker-1", "worker-2"]
+    with cluster(place, workers=2, state=state) as address:
         for i in range(place.times(20)):
             while len(others) < 2:
-                others.append(cluster.add_node(num_cpus=1))
-            cluster.wait_for_nodes()
+                _join(state, others, f"again-{i}")
             stage, after, is_replaced = ("teachers", "soft_targets")[i // 2 % 2], draw.uniform(0, 12), i % 2 == 0
-            killer = NodeKiller(cluster, others, draw.randrange(2), after, is_replaced)
-            problems = _on_cluster(place, reference, stage, cluster.address, killer)
+            killer = NodeKiller(state, others, f"in-place-{i}" if is_replaced else None, after)
+            problems = _on_cluster(place, reference, stage, address, killer)
             killed += killer.has_killed
             how = "replaced" if is_replaced else "not replaced"
             row.add(f"{i}: {stage}, after {after:.1f} s, {how}", problems)
-    finally:
-        cluster.shutdown()
     row.notes = f"{killed} raylets killed in mid-stage"
     return [row]
 
 
-class NodeKiller:
-    """Kills a raylet some time after the block begins, and perhaps has another node join 3 s later."""
+def _join(state: Path, others: list[str], name: str) -> None:
+    have_cluster(state, "add", "--name", name, "--cpus", "1")
+    others.append(name)
 
-    def __init__(self, cluster: Any, others: list[Any], which: int, after: float, is_replaced: bool) -> None:
-        self.cluster, self.others, self.which = cluster, others, which
-        self.after, self.is_replaced, self.has_killed = after, is_replaced, False
+
+class NodeKiller:
+    """Kills the node that was there longest some time after the block begins; 3 s later `replacement` may join."""
+
+    def __init__(self, state: Path, others: list[str], replacement: str | None, after: float) -> None:
+        self.state, self.others, self.replacement = state, others, replacement
+        self.after, self.has_killed = after, False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -245,10 +242,10 @@ class NodeKiller:
     def _work(self) -> None:
         if self._ended.wait(self.after):
             return
-        self.cluster.remove_node(self.others.pop(self.which), allow_graceful=False)
+        have_cluster(self.state, "remove", "--name", self.others.pop(0))
         self.has_killed = True
-        if self.is_replaced and not self._ended.wait(3):
-            self.others.append(self.cluster.add_node(num_cpus=1))
+        if self.replacement and not self._ended.wait(3):
+            _join(self.state, self.others, self.replacement)
 
 
 def _on_cluster(place: Place, reference: Reference, stage: str, address: str, killer: NodeKiller) -> list[str]:

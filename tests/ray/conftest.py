@@ -27,6 +27,9 @@ SMALL: dict[str, Any] = {
     "student": {"model": {"hidden": [8]}, "epochs": 4, "replicas": 2, "batch_size": 32},
 }
 
+PLAIN_EXPORT = {"int8": False, "pruning": [], "latency": False}
+WHOLE_EXPORT = {"int8": True, "pruning": [0.5], "latency": True}
+
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
@@ -56,10 +59,10 @@ def node() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def do(node: None) -> Callable[..., Result]:
-    """Do a small run under a storage folder, with changes to its config."""
+    """Do a small run under a storage folder, with changes to its config; its export has no variants."""
 
     def do_run(storage: Path, **changes: Any) -> Result:
-        return run(Config.of(merged(SMALL, changes)), storage=str(storage))
+        return run(Config.of(merged({**SMALL, "export": PLAIN_EXPORT}, changes)), storage=str(storage))
 
     return do_run
 
@@ -67,7 +70,7 @@ def do(node: None) -> Callable[..., Result]:
 @pytest.fixture(scope="session")
 def small(do: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A finished small run that tests read and do not change."""
-    return do(tmp_path_factory.mktemp("runs with a space"))
+    return do(tmp_path_factory.mktemp("runs with a space"), export=WHOLE_EXPORT)
 
 
 @pytest.fixture(scope="session")
