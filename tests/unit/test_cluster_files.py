@@ -2,10 +2,10 @@
 
 The launcher's files go through Ray's own validator. KubeRay's clusters go through the code that Ray's autoscaler
 reads them with, their pods and the config map through Kubernetes' published schema, and KubeRay's own fields through
-a subset of its schema, written by hand from its published reference of version 1.7
-(`tests/data/kuberay-subset.yaml`): the resource definitions themselves are not kept here, and no Kubernetes has seen
-the files. The subset knows the fields that the files use and refuses any other, so a misspelled field fails; it
-cannot tell whether a later KubeRay still has them.
+a part of its resource definitions' schema, written down by hand (`tests/data/kuberay-subset.yaml`): the definitions
+themselves are not kept here, and no Kubernetes has seen the files. Fields, types and what is required of a RayCluster
+agree with the definition of version v1 in KubeRay's repository at commit 017710c. Any field that the files do not use
+is refused, so that a misspelled one fails; the test cannot tell whether a later KubeRay still has them.
 """
 
 import re
