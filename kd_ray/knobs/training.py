@@ -141,14 +141,17 @@ class Teachers(Section):
         return [name for group in self.groups if group.kind == "columns" for names in group.columns for name in names]
 
 
+Synthesized = Literal["noise", "mixup", "swap", "munge"]
+
+
 class Transfer(Section):
-    kind: Literal["none", "noise", "mixup", "swap", "munge", "mix"] = knob(
+    kind: Literal["none", Synthesized, "mix"] = knob(
         "mixup",
         "rows synthesized for the ensemble to label: Gaussian noise, mixup of two rows, columns swapped in from "
         "another row, MUNGE, a mix of these, or none",
         "none, noise, mixup, swap, munge or mix",
     )
-    mix: dict[Literal["noise", "mixup", "swap", "munge"], Annotated[Number, Field(ge=0)]] = knob(
+    mix: dict[Synthesized, Annotated[Number, Field(ge=0)]] = knob(
         {"noise": 1.0, "mixup": 1.0},
         "mix: how many rows of each kind, relative to the others",
         "a mapping of kinds to numbers >= 0, one of them above 0",
@@ -198,7 +201,7 @@ class Student(Section):
     averaging: Literal["logits", "probabilities"] = knob(
         "logits", "what of the members is averaged", "logits or probabilities"
     )
-    mix: dict[Literal["unlabelled", "noise", "mixup", "swap", "munge"], Annotated[Number, Field(ge=0, le=1)]] = knob(
+    mix: dict[Literal["unlabelled", Synthesized], Annotated[Number, Field(ge=0, le=1)]] = knob(
         {},
         "share of the transfer set's rows of a kind to learn from, of each kind that is named; of the others all",
         "a mapping of kinds of rows to numbers in [0, 1]",

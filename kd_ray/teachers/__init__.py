@@ -41,11 +41,11 @@ def train(config: Config, run: RunDir, session: Session, report: Report, fingerp
     data, wanted, every = Dataset.open(run), config.teachers, members(config.teachers)
     check(config, problem_of(data, wanted), has_valid=bool(data.files("valid"))).check(ConfigError)
     files = {number: found.files for number, found in finished_members(run, every, fingerprint).items()}
-    for number in [n for n, records in files.items() if not _is_as_given(every[n], records)]:
-        del files[number]
+    if replaced := [number for number, records in files.items() if not _is_as_given(every[number], records)]:
         # What these hold is of the ensemble as it was, and their fingerprints are of the config alone.
         for path in (journal.FILE, STUDENT, search.FOLDER):
             run.remove(path)
+        files = {number: records for number, records in files.items() if number not in replaced}
     missing = [member for member in every if member.number not in files]
     for member in missing:
         if member.group.kind in ("saved", "columns"):
